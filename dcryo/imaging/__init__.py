@@ -1,0 +1,1 @@
+"""What the microscope does: optics, CTF, noise, basis functions, phantoms.  Pure array functions."""
