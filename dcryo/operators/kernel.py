@@ -1,0 +1,216 @@
+"""The kernel of HᵀWH: one convolution that stands for all particles.
+
+    [HᵀWH c]_k = sum_l c[l] r[k - l],    r[k] = (1/4 pi^2) sum_p int |T_p(v)|^2 W(v) exp(i v.M_p k) measure_p dv
+
+(Theorem 1; MATH 3, 8.2).  Each central plane is sampled along the two volume axes on which its normal is
+smallest ("dominant-axis sheared sampling"): there the samples are on the grid exactly, and only the third
+axis needs spreading, W taps instead of W^3.  Transfer functions are evaluated, not interpolated.
+
+The spectrum that the convolution needs lives on the very lattice of the two exact axes, so of the whole 3-D
+transform only 1-D transforms along the dominant axis remain.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from dcryo.operators import taps
+from dcryo.operators.compiled import compile_kernel, for_each, thread_count
+from dcryo.operators.transfer import line_phase, line_quadratic, lookup, sine
+from dcryo.operators.views import Radial, Views
+from dcryo.operators.window import TABLE_ROWS, Window
+
+Float32 = NDArray[np.float32]
+
+
+@lru_cache
+def _slab_kernel(width: int) -> Any:
+    half = width / 2
+    rows = np.float32(TABLE_ROWS)
+
+    @compile_kernel("void(f8[:,::1], i8, f8[:,::1], f8[:,::1], f8[::1], i8[::1], f4[:,::1], f4[:,:,::1], i8)")
+    def kernel(
+        grid: Any, ia: int, planes: Any, coefficients: Any, limit2: Any, group: Any, radial: Any, table: Any, pad: int
+    ) -> None:
+        """Add line ``ia`` of every plane to the slab ``grid`` (L, Gd + 2 pad).
+
+        planes (P, 7): slope of the dominant coordinate along a and b in its grid cells, steps of v1 and v2 along a
+        and b in rad/voxel, weight.
+        """
+        length = grid.shape[0]
+        h = length // 2
+        centre = (grid.shape[1] - 2 * pad) // 2 + pad
+        slab = np.zeros(grid.shape, np.float32)
+        value = np.empty(length, np.float32)
+        for p in range(planes.shape[0]):
+            a1 = planes[p, 2] * ia
+            b1 = planes[p, 3]
+            a2 = planes[p, 4] * ia
+            b2 = planes[p, 5]
+            s0, s1, s2 = line_quadratic(1.0, 0.0, 1.0, a1, a2, b1, b2)
+            spread = s1 * s1 - 4 * s2 * (s0 - limit2[p])
+            if spread <= 0:
+                continue
+            root = math.sqrt(spread)
+            first = max(1 - h, int(math.ceil((-s1 - root) / (2 * s2) + 1e-9)))
+            last = min(h - 1, int(math.floor((-s1 + root) / (2 * s2) - 1e-9)))
+            if last < first:
+                continue
+            c = coefficients[p]
+            q0, q1, q2, q3, q4 = line_phase(c, a1, a2, b1, b2)
+            profile = radial[group[p]]
+            weight = np.float32(planes[p, 6] * (0.5 if ia == 0 else 1.0))
+            for i in range(first, last + 1):
+                t = sine(q0 + i * (q1 + i * (q2 + i * (q3 + i * q4))))
+                value[i - first] = weight * t * t * lookup(profile, s0 + i * (s1 + i * s2))
+            if c[16] != 0 or c[17] != 0 or c[18] != 0:
+                e0, e1, e2 = line_quadratic(c[16], c[17], c[18], a1, a2, b1, b2)
+                for i in range(first, last + 1):
+                    value[i - first] *= np.float32(math.exp(2 * (e0 + i * (e1 + i * e2))))
+            start = planes[p, 0] * ia - half
+            slope = planes[p, 1]
+            for i in range(first, last + 1):
+                x = start + slope * i
+                j = int(math.ceil(x))
+                f = np.float32(j - x) * rows
+                k = np.int32(f)
+                f -= np.float32(k)
+                line = slab[i + h]
+                if width == 4:
+                    taps.add_line4(line, j + centre, value[i - first], taps.taps4(table, k, f))
+                else:
+                    taps.add_line6(line, j + centre, value[i - first], taps.taps6(table, k, f))
+        for y in range(grid.shape[0]):
+            for x in range(grid.shape[1]):
+                grid[y, x] += slab[y, x]
+
+    return kernel
+
+
+class PlaneKernel:
+    """Accumulates the kernel of HᵀWH for a box of ``n`` voxels; :meth:`spectrum` finishes it."""
+
+    def __init__(self, n: int, window: Window) -> None:
+        """Empty kernel; grids are made when the first plane needs them."""
+        self.n = n
+        self.window = window
+        self.length = padded_length(n)
+        self.depth = window.grid_size(self.length)
+        self.pad = window.width // 2 + 1
+        self._grids: dict[int, NDArray[np.float64]] = {}
+
+    def add(
+        self, views: Views, radial: Radial, rotations: NDArray[np.float64] | None = None, threads: int = 0
+    ) -> None:
+        """Add P particles; with ``rotations`` (G, 3, 3) each at its G equivalent poses, weighted by 1/G."""
+        group = np.eye(3)[None] if rotations is None else rotations
+        table = radial.kernel
+        work: list[tuple[NDArray[np.float64], int, Views]] = []
+        for rotation in group:
+            turned = views.rotated(rotation)
+            dominant = np.argmax(np.abs(turned.rotation[:, 2]), axis=1)
+            for axis in range(3):
+                chosen = np.flatnonzero(dominant == axis)
+                if len(chosen):
+                    work.append((self._grid(axis), axis, turned.take(chosen)))
+        planes = [self._planes(part, axis, len(group)) for _, axis, part in work]
+        kernel = _slab_kernel(self.window.width)
+
+        def slab(ia: int) -> None:
+            for (grid, _, part), plane in zip(work, planes, strict=True):
+                kernel(grid[ia], ia, plane, part.coefficients, part.limit2, part.group, table,
+                       self.window.table, self.pad)  # fmt: skip
+
+        for_each(slab, range(self.length // 2 + 1), threads)
+
+    def spectrum(self, threads: int = 0) -> Float32:
+        """Real spectrum of r on the padded lattice, (L, L, L//2+1) float32 in the layout of rfftn."""
+        length = self.length
+        out = np.zeros((length, length, length // 2 + 1), np.float32)
+        for axis in sorted(self._grids):
+            along = self._resample(self._grids.pop(axis), threads)
+            _add_oriented(out, along, axis)
+        return out
+
+    def _grid(self, axis: int) -> NDArray[np.float64]:
+        if axis not in self._grids:
+            self._grids[axis] = np.zeros((self.length // 2 + 1, self.length, self.depth + 2 * self.pad))
+        return self._grids[axis]
+
+    def _planes(self, views: Views, axis: int, order: int) -> NDArray[np.float64]:
+        a, b = (x for x in range(3) if x != axis)
+        e1, e2, e3 = (views.rotation[:, i] for i in range(3))
+        slope_a = -e3[:, a] / e3[:, axis]
+        slope_b = -e3[:, b] / e3[:, axis]
+        step = 2 * math.pi / self.length
+        cells = self.depth / self.length
+        weight = views.coefficients[:, 0] ** 2 * views.measure / (np.abs(e3[:, axis]) * order)
+        return np.stack(
+            [
+                slope_a * cells,
+                slope_b * cells,
+                step * (e1[:, a] + e1[:, axis] * slope_a),
+                step * (e1[:, b] + e1[:, axis] * slope_b),
+                step * (e2[:, a] + e2[:, axis] * slope_a),
+                step * (e2[:, b] + e2[:, axis] * slope_b),
+                weight,
+            ],
+            axis=1,
+        )
+
+    def _resample(self, grid: NDArray[np.float64], threads: int) -> Float32:
+        """From the spread samples along the dominant axis to the L lattice frequencies, (L//2+1, L, L)."""
+        pad, depth, n, length = self.pad, self.depth, self.n, self.length
+        grid[:, :, depth : depth + pad] += grid[:, :, :pad]
+        grid[:, :, pad : 2 * pad] += grid[:, :, depth + pad :]
+        lags = np.arange(n)
+        # (-1)^lag moves the origin from cell depth/2 to 0; irfft divides by L
+        factor = (length * (-1.0) ** lags / self.window.transform(lags, depth)).astype(np.float32)
+        out = np.empty((grid.shape[0], length, length), np.float32)
+
+        def work(ia: int) -> None:
+            lines = np.ascontiguousarray(grid[ia, :, pad : depth + pad], np.float32)
+            lagged = np.zeros((length, length // 2 + 1), np.complex64)
+            # the samples are real: their transform is Hermitian, lags 0..n-1 say it all, and the spectrum is real
+            lagged[:, :n] = scipy.fft.rfft(lines, axis=1)[:, :n] * factor
+            out[ia] = scipy.fft.irfft(lagged, n=length, axis=1)
+
+        for_each(work, range(grid.shape[0]), threads)
+        return out
+
+
+def padded_length(n: int) -> int:
+    """Even FFT-friendly length >= 2n: room for every lag of a box of n."""
+    size = 2 * n
+    while True:
+        size = int(scipy.fft.next_fast_len(size, real=True))
+        if size % 2 == 0:
+            return size
+        size += 1
+
+
+def _add_oriented(out: Float32, along: Float32, axis: int) -> None:
+    """Add samples with axes (a >= 0, b, dominant) to the spectrum with axes (z, y, x >= 0).
+
+    b is centred, the dominant axis in FFT order.  The samples hold one of each pair +-q (those with a = 0 both,
+    at half weight); the spectrum is even.
+    """
+    length = out.shape[0]
+    half = length // 2
+    negative = (-np.arange(length)) % length
+    samples = np.fft.ifftshift(along, axes=1)
+    if axis == 0:  # a = y, b = z, dominant x: the mirror image of half the samples has x >= 0
+        out[:, : half + 1] += samples[:, :, : half + 1].transpose(1, 0, 2)
+        mirror = samples[:, negative][:, :, negative[: half + 1]]
+        out[:, negative[: half + 1]] += mirror.transpose(1, 0, 2)
+        return
+    zyx = (2, 1, 0) if axis == 2 else (1, 2, 0)  # a = x; b = y, dominant z or b = z, dominant y
+    oriented = samples.transpose(zyx)
+    out += oriented
+    out[:, :, 0] += oriented[:, :, 0][np.ix_(negative, negative)]

@@ -1,0 +1,161 @@
+"""The normal equations of a particle set: everything that a reconstruction needs to know about its images.
+
+    rhs = sum_p H_pᵀ W b_p,   spectrum = F{ kernel of sum_p H_pᵀ W H_p },   energy = sum_p b_pᵀ W b_p
+
+They form a commutative monoid under ``+``: half sets, slices of a data set, added data are all sums.  The
+data term of coefficients c is  1/2 cᵀ(r * c) - cᵀ rhs + 1/2 energy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from dcryo.operators import reference
+from dcryo.operators.compiled import for_each, thread_count
+from dcryo.operators.kernel import PlaneKernel, padded_length
+from dcryo.operators.projector import grid_to_volume, insert_images
+from dcryo.operators.slices import HalfGrid
+from dcryo.operators.views import Radial, Views
+from dcryo.operators.window import window
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class NormalEquations:
+    """HᵀWb and HᵀWH of ``count`` particles for a box of n voxels.
+
+    rhs (n, n, n); spectrum (L, L, L//2+1), real, L = padded_length(n), layout of rfftn; energy bᵀWb.
+    float32 arrays, float64 in the reference accuracy.
+    """
+
+    rhs: Float32
+    spectrum: Float32
+    energy: float
+    count: int
+
+    @classmethod
+    def zeros(cls, n: int) -> NormalEquations:
+        """The neutral element."""
+        length = padded_length(n)
+        spectrum = np.zeros((length, length, length // 2 + 1), np.float32)
+        return cls(np.zeros((n, n, n), np.float32), spectrum, 0.0, 0)
+
+    def __add__(self, other: NormalEquations) -> NormalEquations:
+        """Sum of two particle sets; one float32 rounding per number."""
+        return NormalEquations(
+            self.rhs + other.rhs,
+            self.spectrum + other.spectrum,
+            self.energy + other.energy,
+            self.count + other.count,
+        )
+
+    @property
+    def n(self) -> int:
+        """Side of the box."""
+        return self.rhs.shape[0]
+
+    def zero_lag(self) -> float:
+        """r[0], the diagonal of HᵀWH: the variance per voxel of the noise in rhs."""
+        length = self.spectrum.shape[0]
+        total = 2 * self.spectrum.sum(dtype=np.float64)
+        total -= self.spectrum[:, :, 0].sum(dtype=np.float64)
+        total -= self.spectrum[:, :, length // 2].sum(dtype=np.float64)
+        return float(total / length**3)
+
+
+class Convolution:
+    """HᵀWH as a convolution: ``apply(c)`` zero-pads, transforms, multiplies by the spectrum, and crops.
+
+    Zero parts are never transformed: only n of the L lines along an axis hold data before it is padded
+    (MATH 8.3).  Exact where c lives in the ball of diameter n.
+    """
+
+    COLUMNS = 16
+    """x-frequencies handled at once: enough for vectorised transforms, few enough to stay in the cache."""
+
+    def __init__(self, spectrum: Float32, n: int, threads: int = 0) -> None:
+        """``spectrum`` (L, L, L//2+1) of a :class:`NormalEquations` for a box of ``n``."""
+        self.spectrum = spectrum
+        self.n = n
+        self.threads = threads
+
+    def __call__(self, volume: Float32) -> Float32:
+        """HᵀWH c, (n, n, n) -> (n, n, n)."""
+        n, length = self.n, self.spectrum.shape[0]
+        workers = thread_count(self.threads)
+        x = scipy.fft.rfft(volume, n=length, axis=2, workers=workers)
+
+        def columns(first: int) -> None:
+            part = slice(first, first + self.COLUMNS)
+            y = scipy.fft.fft(x[:, :, part], n=length, axis=1)
+            z = scipy.fft.fft(y, n=length, axis=0)
+            z *= self.spectrum[:, :, part]
+            y = scipy.fft.ifft(z, axis=0, overwrite_x=True)[:n]
+            x[:, :, part] = scipy.fft.ifft(y, axis=1, overwrite_x=True)[:, :n]
+
+        for_each(columns, range(0, x.shape[2], self.COLUMNS), self.threads)
+        return np.ascontiguousarray(scipy.fft.irfft(x, n=length, axis=2, workers=workers)[:, :, :n])
+
+
+class Accumulator:
+    """Folds batches of particles into one :class:`NormalEquations`.
+
+    Sums inside a batch are float32, across batches float64; the batches are the caller's and fix the bits.
+    ``accuracy`` is a window's name, or "reference" for direct float64 sums (small boxes only).
+    """
+
+    def __init__(
+        self, n: int, radial: Radial, *, accuracy: str = "default", symmetry: Float64 | None = None, threads: int = 0
+    ) -> None:
+        """Empty sums for a box of ``n`` voxels; ``symmetry`` (G, 3, 3) is a point group."""
+        self.n = n
+        self.radial = radial
+        self.symmetry = symmetry
+        self.threads = threads
+        self.reference = accuracy == "reference"
+        self.energy = 0.0
+        self.count = 0
+        if self.reference:
+            self._direct = reference.zeros(n)
+        else:
+            self._geometry = HalfGrid(n, window(accuracy))
+            self._kernel = PlaneKernel(n, self._geometry.window)
+            self._grid = np.zeros(self._geometry.shape)
+
+    def add(self, images: Float32, views: Views) -> None:
+        """Add P images (m, m), m >= n, with their views."""
+        if self.reference:
+            self.energy += reference.accumulate(self._direct, images, views, self.radial, self.symmetry)
+        else:
+            self.energy += insert_images(
+                self._grid, self._geometry, images, views, self.radial, self.symmetry, self.threads
+            )
+            self._kernel.add(views, self.radial, self.symmetry, self.threads)
+        self.count += len(images)
+
+    def finish(self) -> NormalEquations:
+        """The sums so far; the accumulator is used up."""
+        if self.reference:
+            rhs, spectrum = self._direct
+            return NormalEquations(rhs, spectrum, self.energy, self.count)
+        rhs = grid_to_volume(self._grid, self._geometry, self.threads)
+        del self._grid
+        return NormalEquations(rhs, self._kernel.spectrum(self.threads), self.energy, self.count)
+
+
+def accumulation_bytes(n: int, accuracy: str) -> int:
+    """Memory of an :class:`Accumulator` and its finish, without the images, in bytes."""
+    chosen = window(accuracy)
+    geometry = HalfGrid(n, chosen)
+    grid = 8 * int(np.prod([float(s) for s in geometry.shape]))
+    length = padded_length(n)
+    plane = 8 * (length // 2 + 1) * length * (chosen.grid_size(length) + 2 * geometry.pad)
+    spectrum = 4 * length * length * (length // 2 + 1)
+    along = 4 * (length // 2 + 1) * length * length
+    return max(grid + 3 * plane, 2 * grid + 3 * plane, 3 * plane + spectrum + 3 * along)

@@ -1,0 +1,261 @@
+"""Projection H and backprojection Hᵀ: images of a volume at known poses, and the exact adjoint.
+
+    (H c)_p(j) = 1/n^2 sum_w T_p(w) c^(A_p[:2]ᵀ D w) exp(i w.j),      |D w| below the band limit,
+
+with ``c^`` the Fourier transform of the coefficients c, T the transfer function times the basis function,
+and w the n x n frequencies of an image (MATH 4, 8.1).  Central slices are interpolated on an oversampled
+grid with the window of the chosen accuracy; both directions use the same weights, so the pair is adjoint to
+rounding.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from dcryo.operators.compiled import for_each, thread_count
+from dcryo.operators.slices import HalfGrid
+from dcryo.operators.transfer import ADJOINT, FORWARD, modulate
+from dcryo.operators.views import Radial, Views
+from dcryo.operators.window import window
+
+Float32 = NDArray[np.float32]
+Complex64 = NDArray[np.complex64]
+
+
+def half_width(n: int) -> int:
+    """Largest frequency index below n/2."""
+    return (n - 1) // 2
+
+
+def to_lattice(images: Float32, box: int, threads: int = 1) -> Float32:
+    """Fourier transform P images (m, m) and keep the half-plane frequencies below box/2.
+
+    Returns (P, 2h+1, h+1, 2) float32, h = (box-1)//2; the origin is the first pixel, not the centre.
+    """
+    m = images.shape[-1]
+    h = half_width(min(box, m))
+    spectrum = scipy.fft.rfft2(np.asarray(images, np.float32), workers=thread_count(threads))
+    out = np.empty((len(images), 2 * h + 1, h + 1), np.complex64)
+    out[:, h:] = spectrum[:, : h + 1, : h + 1]
+    out[:, :h] = spectrum[:, m - h :, : h + 1]
+    return out.view(np.float32).reshape(*out.shape, 2)
+
+
+def from_lattice(values: Float32, n: int, threads: int = 1) -> Float32:
+    """Inverse of :func:`to_lattice`: (P, n, n) images with the given half-plane frequencies."""
+    h = values.shape[2] - 1
+    lattice = values.reshape(*values.shape[:2], -1).view(np.complex64)
+    spectrum = np.zeros((len(values), n, n // 2 + 1), np.complex64)
+    spectrum[:, : h + 1, : h + 1] = lattice[:, h:]
+    spectrum[:, n - h :, : h + 1] = lattice[:, :h]
+    # the a = 0 column is stored for b >= 0 only; the rest follows from the image being real
+    spectrum[:, n - h :, 0] = np.conj(spectrum[:, 1 : h + 1, 0][:, ::-1])
+    images = scipy.fft.irfft2(spectrum, s=(n, n), workers=thread_count(threads))
+    return np.asarray(images, np.float32)
+
+
+def modulate_views(
+    values: Float32, views: Views, radial: Float32, weight: Float32, box: int, image_centre: float,
+    direction: int, threads: int = 1,
+) -> float:  # fmt: skip
+    """Apply the transfer functions to a stack of lattices in place, in fixed blocks; returns the energy.
+
+    ``box`` is the lattice's n, ``image_centre`` the centre of the transformed images in (cropped) pixels.
+    """
+    count = len(values)
+    block = 32
+    starts = range(0, count, block)
+    energies = np.zeros(len(starts))
+
+    def work(item: int) -> None:
+        part = slice(starts[item], min(starts[item] + block, count))
+        energies[item] = modulate(
+            values[part], views.coefficients[part], views.distortion[part], views.limit2[part],
+            views.group[part], views.treatment[part], radial, weight, 2 * math.pi / box, image_centre, direction,
+        )  # fmt: skip
+
+    for_each(work, range(len(starts)), threads)
+    return float(energies.sum())
+
+
+def grid_rows(views: Views, grid_size: int, box: int) -> Float32:
+    """Step in grid cells of one lattice step along a and b, (P, 2, 3)."""
+    rows = np.swapaxes(views.distortion, 1, 2) @ views.rotation[:, :2]
+    return np.ascontiguousarray(rows * (grid_size / box), dtype=np.float32)
+
+
+def lattice_radius2(views: Views, box: int) -> Float32:
+    """Squared lattice radius that holds every frequency below the band limit, (P,)."""
+    if not len(views):
+        return np.zeros(0, np.float32)
+    smallest = np.linalg.svd(views.distortion, compute_uv=False)[:, -1]
+    radius = np.minimum(np.sqrt(views.limit2) / smallest * box / (2 * math.pi), box / 2)
+    return np.asarray(radius**2 * (1 + 1e-6), np.float32)
+
+
+def fold(grid: NDArray[np.float64], geometry: HalfGrid) -> Complex64:
+    """Padded half grid to the layout of rfftn, (G, G, G//2+1): margins wrapped, conjugate mirror added."""
+    size, pad = geometry.size, geometry.pad
+    g = grid.view(np.complex128)
+    g[size : size + pad] += g[:pad]
+    g[pad : 2 * pad] += g[size + pad :]
+    g = g[pad : size + pad]
+    g[:, size : size + pad] += g[:, :pad]
+    g[:, pad : 2 * pad] += g[:, size + pad :]
+    g = g[:, pad : size + pad]
+    out = np.fft.ifftshift(g[:, :, pad : pad + size // 2 + 1].astype(np.complex64), axes=(0, 1))
+    half = size // 2
+    for j in range(pad + 1):
+        out[:, :, j] += _mirror(g[:, :, pad - j])
+        if j < pad:
+            out[:, :, half - j] += _mirror(g[:, :, pad + half + j])
+    return out
+
+
+def _mirror(plane: NDArray[np.complexfloating]) -> Complex64:
+    """Conjugate point reflection of a centred (even) plane, in FFT order."""
+    flipped = np.roll(plane[::-1, ::-1], (1, 1), axis=(0, 1))
+    return np.conj(np.fft.ifftshift(flipped)).astype(np.complex64)
+
+
+def unfold(spectrum: Complex64, geometry: HalfGrid) -> Float32:
+    """Inverse access pattern of :func:`fold`: rfftn layout to the padded half grid, float32."""
+    size, pad = geometry.size, geometry.pad
+    half = size // 2
+    wrapped = (np.arange(size + 2 * pad) - pad - half) % size
+    reflected = (-wrapped) % size
+    out = np.zeros((size + 2 * pad, size + 2 * pad, half + 1 + 2 * pad), np.complex64)
+    out[:, :, pad : pad + half + 1] = spectrum[wrapped][:, wrapped]
+    mirrored = np.ix_(reflected, reflected)
+    for j in range(1, pad + 1):
+        out[:, :, pad - j] = np.conj(spectrum[:, :, j][mirrored])
+        out[:, :, pad + half + j] = np.conj(spectrum[:, :, half - j][mirrored])
+    return out.view(np.float32)
+
+
+def _positions(n: int, size: int) -> NDArray[np.int64]:
+    """Where the centred coordinates of a box of n lie on a periodic axis of ``size`` points."""
+    return (np.arange(n) - n // 2) % size
+
+
+def _deblur(n: int, geometry: HalfGrid) -> Float32:
+    kappa = geometry.window.transform(np.arange(n) - n // 2, geometry.size)
+    return np.asarray(1 / kappa, np.float32)
+
+
+def grid_to_volume(grid: NDArray[np.float64], geometry: HalfGrid, threads: int = 0) -> Float32:
+    """Finish a backprojection: (n, n, n) volume of an accumulated grid, which is used up."""
+    n, size = geometry.n, geometry.size
+    keep = _positions(n, size)
+    inverse = _deblur(n, geometry)
+    workers = thread_count(threads)
+    x = scipy.fft.ifft(fold(grid, geometry), axis=0, workers=workers, overwrite_x=True, norm="forward")[keep]
+    x = scipy.fft.ifft(x, axis=1, workers=workers, overwrite_x=True, norm="forward")[:, keep]
+    volume = scipy.fft.irfft(x, n=size, axis=2, workers=workers, norm="forward")[:, :, keep]
+    volume *= inverse[:, None, None] * inverse[None, :, None]
+    volume *= inverse
+    return np.ascontiguousarray(volume, np.float32)
+
+
+def volume_to_grid(volume: Float32, geometry: HalfGrid, threads: int = 0) -> Float32:
+    """Start a projection: the padded half grid, float32, of an (n, n, n) volume."""
+    n, size = geometry.n, geometry.size
+    at = _positions(n, size)
+    inverse = _deblur(n, geometry)
+    workers = thread_count(threads)
+    x = np.zeros((n, n, size), np.float32)
+    x[:, :, at] = volume * (inverse[:, None, None] * inverse[None, :, None]) * inverse
+    y = np.zeros((n, size, size // 2 + 1), np.complex64)
+    y[:, at] = scipy.fft.rfft(x, axis=2, workers=workers)
+    y = scipy.fft.fft(y, axis=1, workers=workers, overwrite_x=True)
+    z = np.zeros((size, size, size // 2 + 1), np.complex64)
+    z[at] = y
+    return unfold(scipy.fft.fft(z, axis=0, workers=workers, overwrite_x=True), geometry)
+
+
+def halve_origin(values: Float32) -> None:
+    """Weight the zero frequency by 1/2: it is its own conjugate mirror, which is added later."""
+    h = values.shape[2] - 1
+    values[:, h, 0] *= np.float32(0.5)
+
+
+def project(
+    volume: Float32, views: Views, radial: Radial, *, box: int, accuracy: str = "default", threads: int = 0
+) -> Float32:
+    """H: images of a volume.
+
+    Parameters
+    ----------
+    volume : (n, n, n) float32
+        Coefficients of the basis functions.
+    views : Views
+        P poses with their transfer functions; ``make_views(..., scale)`` where box > n.
+    radial : Radial
+        Its ``basis`` table multiplies the slices; the weight is not used.
+    box : int
+        Side of the images, at least n.
+    accuracy : {"fast", "default", "accurate"}
+        Spreading window.
+
+    Returns
+    -------
+    (P, box, box) float32
+    """
+    n = volume.shape[0]
+    geometry = HalfGrid(n, window(accuracy))
+    grid = volume_to_grid(np.asarray(volume, np.float32), geometry, threads)
+    h = half_width(n)
+    values = np.zeros((len(views), 2 * h + 1, h + 1, 2), np.float32)
+    geometry.extract(grid, values, grid_rows(views, geometry.size, n), lattice_radius2(views, n), threads)
+    centre = (box // 2) * n / box
+    modulate_views(values, views, radial.basis, radial.weight, n, centre, FORWARD, threads)
+    return from_lattice(values, box, threads)
+
+
+def backproject(
+    images: Float32, views: Views, radial: Radial, n: int, *, accuracy: str = "default", threads: int = 0
+) -> Float32:
+    """Hᵀ: the exact adjoint of :func:`project` (times the noise weight, if ``radial`` carries one).
+
+    Parameters
+    ----------
+    images : (P, box, box) float32
+    n : int
+        Side of the volume, at most box.
+
+    Returns
+    -------
+    (n, n, n) float32
+    """
+    geometry = HalfGrid(n, window(accuracy))
+    grid = np.zeros(geometry.shape)
+    insert_images(grid, geometry, images, views, radial, threads=threads)
+    return grid_to_volume(grid, geometry, threads)
+
+
+def insert_images(
+    grid: NDArray[np.float64], geometry: HalfGrid, images: Float32, views: Views, radial: Radial,
+    rotations: NDArray[np.float64] | None = None, threads: int = 0,
+) -> float:  # fmt: skip
+    """Add Hᵀ W b of P images to a grid; returns their energy bᵀ W b.
+
+    With ``rotations`` (G, 3, 3), a point group, every image is inserted at all G equivalent poses with the
+    weight 1/G.
+    """
+    n = geometry.n
+    box = images.shape[-1]
+    values = to_lattice(images, n, threads)
+    centre = (box // 2) * n / box
+    energy = modulate_views(values, views, radial.rhs, radial.weight, n, centre, ADJOINT, threads)
+    group = np.eye(3)[None] if rotations is None else rotations
+    values *= np.float32(1 / (box * box * len(group)))
+    halve_origin(values)
+    radius2 = lattice_radius2(views, n)
+    for rotation in group:
+        rows = grid_rows(views.rotated(rotation), geometry.size, n)
+        geometry.insert(grid, values, rows, radius2, threads)
+    return energy / (box * box)

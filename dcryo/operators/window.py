@@ -1,0 +1,84 @@
+"""Kaiser-Bessel spreading window: how a sample off the grid is put on it, and how that is undone.
+
+A sample at u (grid cells) is spread onto the W nearest grid points of every axis with the weights
+
+    w(x) = I0(beta sqrt(1 - (2x/W)^2)) / I0(beta),   |x| <= W/2,
+
+and the blur is divided out after the FFT by w's Fourier transform kappa.  Fessler & Sutton (2003), IEEE TSP
+51:560; beta after Beatty, Nishimura & Pauly (2005), IEEE TMI 24:799.  Errors: MATH 8.1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.fft import next_fast_len
+from scipy.special import i0
+
+from dcryo.errors import InputError
+
+TABLE_ROWS = 512
+"""Rows per unit offset; linear interpolation between them errs by less than 2e-6."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Kaiser-Bessel window of ``width`` taps on a grid oversampled by ``oversampling``."""
+
+    width: int
+    oversampling: float
+
+    def grid_size(self, n: int) -> int:
+        """Smallest even FFT-friendly length >= oversampling * n."""
+        size = math.ceil(self.oversampling * n - 1e-9)
+        while True:
+            size = int(next_fast_len(size, real=True))
+            if size % 2 == 0:
+                return size
+            size += 1
+
+    @cached_property
+    def beta(self) -> float:
+        """Shape parameter."""
+        return math.pi * math.sqrt(
+            (self.width / self.oversampling) ** 2 * (self.oversampling - 0.5) ** 2 - 0.8
+        )
+
+    @cached_property
+    def table(self) -> NDArray[np.float32]:
+        """Taps and their slopes, (2, TABLE_ROWS + 2, width) float32.
+
+        Row r holds the weights for a fractional offset r / TABLE_ROWS, where the offset is that of the first
+        grid point j = ceil(u - W/2) from u - W/2; tap t lies at distance offset + t - W/2 from the sample.
+        """
+        offset = np.arange(TABLE_ROWS + 2)[:, None] / TABLE_ROWS
+        distance = offset + np.arange(self.width)[None] - self.width / 2
+        inside = np.abs(distance) <= self.width / 2
+        root = np.sqrt(np.maximum(1 - (2 * distance / self.width) ** 2, 0))
+        taps = np.where(inside, i0(self.beta * root) / i0(self.beta), 0.0)
+        slope = np.zeros_like(taps)
+        slope[:-1] = taps[1:] - taps[:-1]
+        return np.ascontiguousarray(np.stack([taps, slope]), dtype=np.float32)
+
+    def transform(self, k: NDArray[np.integer], grid_size: int) -> NDArray[np.float64]:
+        """kappa(k), the integral of w(x) exp(-2 pi i k x / grid_size), for integer positions k."""
+        z2 = self.beta**2 - (np.pi * self.width * np.asarray(k, float) / grid_size) ** 2
+        z = np.maximum(np.sqrt(np.abs(z2)), 1e-9)
+        return np.asarray(self.width / i0(self.beta) * np.where(z2 >= 0, np.sinh(z) / z, np.sin(z) / z))
+
+
+WINDOWS = {"fast": Window(4, 2.0), "default": Window(6, 1.5), "accurate": Window(6, 2.0)}
+"""Spreading accuracy by name: about 7e-4, 6e-5 and 8e-6 of the largest value (MATH 8.1)."""
+
+
+def window(accuracy: str) -> Window:
+    """Window of that accuracy; raises InputError for an unknown name."""
+    try:
+        return WINDOWS[accuracy]
+    except KeyError:
+        known = ", ".join([*WINDOWS, "reference"])
+        raise InputError(f"accuracy {accuracy!r} is not known; choose one of {known}") from None

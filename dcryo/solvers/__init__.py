@@ -1,0 +1,1 @@
+"""Optimisation on plain arrays: callables in, states out.  Nothing here knows about microscopes."""

@@ -1,0 +1,70 @@
+"""When to stop: small rules that look at a solver's history and combine with ``|`` and ``&``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a rule may look at: objective values so far, and the last relative change of the unknown."""
+
+    objectives: Sequence[float]
+    change: float
+
+    @property
+    def iteration(self) -> int:
+        """Finished iterations."""
+        return len(self.objectives)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A stopping rule: ``check`` returns a sentence when it is time to stop, else None."""
+
+    check: Callable[[Progress], str | None]
+
+    def __or__(self, other: Rule) -> Rule:
+        """Stop when either rule says so."""
+        return Rule(lambda p: self.check(p) or other.check(p))
+
+    def __and__(self, other: Rule) -> Rule:
+        """Stop when both rules say so."""
+
+        def check(p: Progress) -> str | None:
+            mine, theirs = self.check(p), other.check(p)
+            return f"{mine}; {theirs}" if mine and theirs else None
+
+        return Rule(check)
+
+
+def iterations(limit: int) -> Rule:
+    """Stop after ``limit`` iterations."""
+    return Rule(lambda p: f"{limit} iterations done" if p.iteration >= limit else None)
+
+
+def objective_change(tolerance: float, window: int = 3) -> Rule:
+    """Stop when the objective fell by less than ``tolerance`` of its fall so far, per iteration, over ``window``.
+
+    Measured against the fall and not the value, which contains the energy of the noise.
+    """
+
+    def check(p: Progress) -> str | None:
+        values = p.objectives
+        if len(values) <= window:
+            return None
+        fall = values[0] - min(values)
+        recent = abs(values[-1 - window] - values[-1]) / window
+        if fall <= 0 or recent > tolerance * fall:
+            return None
+        return f"objective changes by less than {tolerance:g} of its fall per iteration"
+
+    return Rule(check)
+
+
+def relative_change(tolerance: float) -> Rule:
+    """Stop when the unknown moves by less than ``tolerance`` of its norm in one iteration."""
+    return Rule(
+        lambda p: f"unknown changes by less than {tolerance:g} per iteration" if p.change < tolerance else None
+    )
