@@ -1,0 +1,1 @@
+"""What runs where: plans, accumulation, durable commits, the merge tree, executors."""

@@ -1,0 +1,267 @@
+"""The tasks: fold one slice of a particle store into normal equations, and merge two partials.
+
+Both are idempotent: a result that is committed already is kept, and what a task returns is a small handle,
+never an array.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcryo.dataflow.commits import Commits
+from dcryo.dataflow.executor import Executor
+from dcryo.dataflow.plan import Merge, Plan, Slice, batches
+from dcryo.errors import InputError
+from dcryo.geometry.symmetry import point_group
+from dcryo.imaging.basis import parse_basis
+from dcryo.imaging.particles import Particles
+from dcryo.io.particle_store import ParticleStore, open_particles
+from dcryo.operators.normal import Accumulator, NormalEquations
+from dcryo.operators.views import Radial, make_radial, make_views
+
+
+@dataclass(frozen=True)
+class Fold:
+    """How slices are folded: the same for all tasks of a plan.
+
+    particles: URL of the store; commits: URL of the partial sums; noise: "auto" for every group's measured
+    spectrum, "white" for its mean; scale: image pixels per voxel edge.
+    """
+
+    particles: str
+    commits: str
+    n: int
+    scale: float
+    batch: int
+    halves: str
+    symmetry: str
+    noise: str
+    basis: str
+    accuracy: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Handle:
+    """What a task says about its result."""
+
+    key: str
+    count: int
+    seconds: float
+    bytes_read: int
+    resumed: bool
+
+
+@dataclass(frozen=True)
+class SliceTask:
+    """Fold one slice."""
+
+    fold: Fold
+    slice: Slice
+
+
+@dataclass(frozen=True)
+class MergeTask:
+    """Add two partials."""
+
+    commits: str
+    merge: Merge
+
+
+def assign_halves(store: ParticleStore, rule: str) -> NDArray[np.int8]:
+    """Half set of every row: the store's ("auto"), by the parity of the original row, or all 0 ("none").
+
+    Raises
+    ------
+    InputError
+        For another rule.
+    """
+    if rule == "auto":
+        return store.halves()
+    if rule == "even-odd":
+        return (store.particles().row % 2 + 1).astype(np.int8)
+    if rule == "none":
+        return np.zeros(store.count, np.int8)
+    raise InputError(f"--halves {rule!r} is not known; choose auto, even-odd or none")
+
+
+@lru_cache(maxsize=2)
+def _open(url: str) -> ParticleStore:
+    return open_particles(url, verify=False)
+
+
+def radial_tables(store: ParticleStore, fold: Fold) -> Radial:
+    """Basis function and noise weights of every optics group at the scale of the reconstruction.
+
+    Raises
+    ------
+    InputError
+        If a group with particles has no noise spectrum.
+    """
+    spectra = []
+    ratios = []
+    for optics in store.optics:
+        spectrum = np.ones(fold.n // 2 + 1) if optics.noise is None else np.asarray(optics.noise, np.float64)
+        if optics.noise is not None and not (np.all(np.isfinite(spectrum)) and spectrum.min() > 0):
+            if np.any(np.isfinite(spectrum)):
+                raise InputError(
+                    f"{store.url}: the noise spectrum of optics group {optics.name} is not positive; ingest again"
+                )
+            spectrum = np.ones_like(spectrum)  # a group without particles
+        if fold.noise == "white":
+            # every shell counts by its number of frequencies
+            spectrum = np.full_like(spectrum, np.average(spectrum, weights=np.arange(len(spectrum)) + 0.5))
+        spectra.append(spectrum)
+        ratios.append(store.pixel_size / optics.pixel_size)
+    return make_radial(parse_basis(fold.basis).fourier, spectra, fold.n, ratios)
+
+
+def rows_of(store: ParticleStore, task: SliceTask) -> NDArray[np.intp]:
+    """Rows of the store that a slice folds, ascending."""
+    part = task.slice
+    if task.fold.halves == "auto":
+        half = store.halves()[part.start : part.stop]
+    else:
+        half = assign_halves(store, task.fold.halves)[part.start : part.stop]
+    return part.start + np.flatnonzero(half == part.half)
+
+
+def _stream(store: ParticleStore, rows: NDArray[np.intp], batch: int) -> Iterator[tuple[Particles, NDArray[np.float32]]]:
+    """Batches of exactly ``batch`` particles in order; the next one is read while one is worked on.
+
+    Reads go chunk by chunk, and a chunk that two batches share is decoded once.
+    """
+    chunk = store.chunk
+    held: tuple[int, NDArray[np.float32]] | None = None
+
+    def read_chunk(index: int) -> NDArray[np.float32]:
+        nonlocal held
+        if held is None or held[0] != index:
+            held = (index, store.images(index * chunk, min((index + 1) * chunk, store.count)))
+        return held[1]
+
+    def read(part: slice) -> tuple[Particles, NDArray[np.float32]]:
+        wanted = rows[part]
+        images = np.empty((len(wanted), store.box, store.box), np.float32)
+        filled = 0
+        for index in np.unique(wanted // chunk):
+            inside = wanted[wanted // chunk == index] - index * chunk
+            images[filled : filled + len(inside)] = read_chunk(int(index))[inside]
+            filled += len(inside)
+        table = store.particles(int(wanted[0]), int(wanted[-1]) + 1)
+        return table.take(wanted - wanted[0]), images
+
+    parts = list(batches(len(rows), batch))
+    with ThreadPoolExecutor(1, thread_name_prefix="dcryo-read") as reader:
+        coming = reader.submit(read, parts[0])
+        for following in [*parts[1:], None]:
+            current = coming.result()
+            if following is not None:
+                coming = reader.submit(read, following)
+            yield current
+
+
+def _check_poses(store: ParticleStore, particles: Particles) -> None:
+    missing = np.flatnonzero(~np.isfinite(particles.rotation).all(axis=1))
+    if len(missing):
+        raise InputError(
+            f"{store.url}: particle {int(particles.row[missing[0]]) + 1} (of the table it came from) has no pose; "
+            "reconstruct needs one for every particle: use poses of a refinement"
+        )
+
+
+def accumulate_slice(task: SliceTask) -> Handle:
+    """Fold the particles of a slice, in order, into a committed partial sum."""
+    fold, part = task.fold, task.slice
+    commits = Commits(fold.commits)
+    if commits.has(part.key):
+        return Handle(part.key, part.count, 0.0, 0, True)
+    began = time.perf_counter()
+    store = _open(fold.particles)
+    before = store.bytes_read
+    group = point_group(fold.symmetry)
+    accumulator = Accumulator(
+        fold.n,
+        radial_tables(store, fold),
+        accuracy=fold.accuracy,
+        symmetry=group if len(group) > 1 else None,
+        threads=fold.threads,
+    )
+    for particles, images in _stream(store, rows_of(store, task), fold.batch):
+        _check_poses(store, particles)
+        accumulator.add(images, make_views(particles, store.pixel_size, fold.scale))
+    bytes_read = store.bytes_read - before
+    put_equations(commits, part.key, accumulator.finish())
+    return Handle(part.key, part.count, time.perf_counter() - began, bytes_read, False)
+
+
+def merge_partials(task: MergeTask) -> Handle:
+    """Add two committed partials, commit the sum, read it back, and only then delete the two."""
+    commits, merge = Commits(task.commits), task.merge
+    began = time.perf_counter()
+    resumed = commits.has(merge.key)
+    if resumed:
+        count = int(commits.meta(merge.key)["count"])
+    else:
+        total = get_equations(commits, merge.left) + get_equations(commits, merge.right)
+        put_equations(commits, merge.key, total)
+        count = total.count
+        del total
+        get_equations(commits, merge.key)
+    commits.delete(merge.left)
+    commits.delete(merge.right)
+    return Handle(merge.key, count, time.perf_counter() - began, 0, resumed)
+
+
+def put_equations(commits: Commits, key: str, equations: NormalEquations) -> None:
+    """Commit normal equations under ``key``."""
+    arrays = {"rhs": equations.rhs, "spectrum": equations.spectrum}
+    commits.put(key, arrays, {"energy": equations.energy, "count": equations.count})
+
+
+def get_equations(commits: Commits, key: str) -> NormalEquations:
+    """The normal equations committed under ``key``, verified."""
+    arrays, meta = commits.get(key)
+    return NormalEquations(arrays["rhs"], arrays["spectrum"], float(meta["energy"]), int(meta["count"]))
+
+
+def run_plan(
+    plan: Plan, fold: Fold, executor: Executor, done: Callable[[Handle], None] | None = None
+) -> list[Handle]:
+    """Run what is left of a plan; afterwards the root of every half set is committed.
+
+    A partial is needed only while nothing above it in the tree is committed, so a rerun repeats neither slices
+    nor merges.
+    """
+    commits = Commits(fold.commits)
+    committed = set(commits.keys())
+    by_key = {s.key: s for s in plan.slices}
+    needed: set[str] = set()
+
+    def need(key: str) -> None:
+        needed.add(key)
+        children = plan.children(key)
+        if key not in committed and children is not None:
+            for child in children:
+                need(child)
+
+    for root in plan.roots.values():
+        need(root)
+    slices = [SliceTask(fold, s) for s in plan.slices if s.key in needed]
+    handles = executor.map(accumulate_slice, slices, done)
+    level = [m for m in plan.merges if m.key in needed]
+    finished = set(by_key) | committed
+    while level:
+        # everything whose children are there may run side by side
+        ready = [m for m in level if {m.left, m.right} <= finished or m.key in committed]
+        handles += executor.map(merge_partials, [MergeTask(fold.commits, m) for m in ready], done)
+        finished |= {m.key for m in ready}
+        level = [m for m in level if m not in ready]
+    return handles

@@ -1,0 +1,232 @@
+"""The plan of a job: how a data set is cut into slices, how their sums merge, and what it all takes.
+
+A plan depends on the data and the settings alone, never on the machine or the number of workers: same plan,
+same bits.  It is made, shown (``--dry-run``) and checked against memory and disk before anything is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcryo.errors import InputError, PlanError
+
+COMPUTE_PER_PIXEL = 4.6e-8
+"""Planned seconds to fold one image, per pixel (insertion and kernel, one core): 0.75 ms at 128^2."""
+
+COMMIT_PER_VOXEL = 3.4e-7
+"""Planned seconds to finish and commit one partial sum, per voxel of the box."""
+
+COMMIT_RATIO = 20
+"""A slice computes at least this many times longer than its commit takes."""
+
+BATCH_PIXELS = 1 << 24
+"""Pixels of the images that are on the device at once, 1,024 images of 128^2; sums over a batch are float32."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The particles of one half set in the rows [start, stop) of the store: what one task folds."""
+
+    key: str
+    half: int
+    start: int
+    stop: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Sum of two partials."""
+
+    key: str
+    left: str
+    right: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Slices, the fixed tree that merges them into one root per half set, and the cost.
+
+    box: side of the images; n: side of the reconstruction; batch: images per float32 sum;
+    merges in order, children first; roots: half set -> key of its total; memory and disk in bytes.
+    """
+
+    box: int
+    n: int
+    batch: int
+    slices: tuple[Slice, ...]
+    merges: tuple[Merge, ...]
+    roots: dict[int, str]
+    task_memory: int
+    solve_memory: int
+    disk: int
+    read_bytes: int
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything that decides the bits of the sums."""
+        fixed = {k: v for k, v in asdict(self).items() if k not in ("task_memory", "solve_memory", "disk", "read_bytes")}
+        return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
+
+    def describe(self) -> str:
+        """The plan in words, for ``--dry-run``."""
+        halves = ", ".join(
+            f"half {half}: {sum(s.count for s in self.slices if s.half == half):,} particles in "
+            f"{sum(s.half == half for s in self.slices)} slices"
+            for half in self.roots
+        )
+        return "\n".join(
+            [
+                f"images {self.box}², reconstruction {self.n}³, {self.batch} images a batch",
+                halves,
+                f"merges: {len(self.merges)}",
+                f"reads: {_size(self.read_bytes)}",
+                f"memory: {_size(self.task_memory)} to accumulate, {_size(self.solve_memory)} to solve",
+                f"scratch: {_size(self.disk)} of disk",
+            ]
+        )
+
+    def children(self, key: str) -> tuple[str, str] | None:
+        """The two partials that merge into ``key``; None for a slice."""
+        return next(((m.left, m.right) for m in self.merges if m.key == key), None)
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def slice_particles(n: int, box: int, order: int = 1) -> int:
+    """Particles a slice should hold for a box of ``n`` (images of ``box``) and a point group of ``order``."""
+    fold = COMPUTE_PER_PIXEL * n * n * order + 2e-9 * box * box
+    return math.ceil(COMMIT_RATIO * COMMIT_PER_VOXEL * n**3 / fold)
+
+
+def batch_size(box: int) -> int:
+    """Images folded at once: fixed by the box, because it decides the order of rounding."""
+    return max(128, min(1024, BATCH_PIXELS // (box * box)))
+
+
+def make_slices(halves: NDArray[np.int8], size: int, chunk: int, shard: int) -> tuple[Slice, ...]:
+    """Cut the rows into slices of about ``size`` particles, each in one half set.
+
+    Boundaries lie on whole shards where a slice holds several, else on whole chunks, so that no part of the
+    store is decoded twice; only the chunk where the half sets meet is.
+
+    Raises
+    ------
+    InputError
+        If a half set that others belong to is empty.
+    """
+    present = [half for half in (0, 1, 2) if np.any(halves == half)]
+    if set(present) not in ({0}, {1, 2}):
+        raise InputError(
+            f"the particles belong to the half sets {present}; both 1 and 2 must have particles (or use "
+            "--halves none for one map without half maps, --halves even-odd for a new split)"
+        )
+    unit = shard if size >= shard else chunk
+    slices: list[Slice] = []
+    for half in present:
+        rows = np.flatnonzero(halves == half)
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        # the span of a scattered half set holds other rows as well: count what it really takes
+        density = len(rows) / (last - first)
+        stride = max(unit, round(size / density / unit) * unit)
+        cuts = [first, *range((first // unit) * unit + stride, last, stride), last]
+        if len(cuts) > 2 and cuts[-1] - cuts[-2] < stride // 2:
+            del cuts[-2]
+        for start, stop in zip(cuts, cuts[1:], strict=False):
+            count = int(np.count_nonzero(halves[start:stop] == half))
+            if count:
+                slices.append(Slice(f"half{half}-{len(slices):05d}", half, start, stop, count))
+    return tuple(slices)
+
+
+def make_merges(slices: Sequence[Slice]) -> tuple[tuple[Merge, ...], dict[int, str]]:
+    """Pair neighbours level by level, apart for each half set: (merges, root of every half set)."""
+    merges: list[Merge] = []
+    roots: dict[int, str] = {}
+    for half in sorted({s.half for s in slices}):
+        level = [s.key for s in slices if s.half == half]
+        height = 0
+        while len(level) > 1:
+            height += 1
+            paired = []
+            for i in range(0, len(level) - 1, 2):
+                merge = Merge(f"half{half}-sum{height}-{i // 2:05d}", level[i], level[i + 1])
+                merges.append(merge)
+                paired.append(merge.key)
+            level = paired + level[len(level) // 2 * 2 :]
+        roots[half] = level[0]
+    return tuple(merges), roots
+
+
+def available_memory() -> int:
+    """Memory that this process may still use, in bytes: what the system calls available, within its cgroup."""
+    limits = []
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        limits.append(int(fields["MemAvailable"].split()[0]) * 1024)
+    except (OSError, KeyError, ValueError):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    try:
+        group = Path("/sys/fs/cgroup")
+        used = int((group / "memory.current").read_text())
+        limits.append(int((group / "memory.max").read_text()) - used)
+    except (OSError, ValueError):
+        pass
+    return min(limits)
+
+
+def check_resources(plan: Plan, scratch: str | None, max_memory: int | None = None) -> None:
+    """Refuse a plan that will not fit.
+
+    Parameters
+    ----------
+    scratch : str or None
+        Local folder that will hold the partial sums; None for an object store, which is not checked.
+    max_memory : int, optional
+        Bytes allowed; default what the machine has available.
+
+    Raises
+    ------
+    PlanError
+        With the numbers, and the option that would make it fit.
+    """
+    allowed = max_memory if max_memory is not None else available_memory()
+    need, stage = max((plan.task_memory, "accumulate"), (plan.solve_memory, "solve"))
+    if need > allowed:
+        fits = plan.n * (allowed / need) ** (1 / 3)
+        raise PlanError(
+            f"a box of {plan.n} needs {_size(need)} of memory to {stage}, and {_size(allowed)} is allowed; use "
+            f"--scale {plan.n / fits * 1.03:.2g} or larger (a coarser map), or a machine with more memory"
+        )
+    if scratch is not None:
+        folder = Path(scratch)
+        while not folder.exists():
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free
+        if plan.disk > free:
+            raise PlanError(
+                f"the partial sums need {_size(plan.disk)} of disk and {folder} has {_size(free)} free; put RUN on "
+                "a larger disk, or use a coarser --scale"
+            )
+
+
+def batches(count: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most ``size``."""
+    for first in range(0, count, size):
+        yield slice(first, min(first + size, count))

@@ -1,0 +1,1 @@
+"""Files and stores: foreign units, signs and index bases end here."""

@@ -1,0 +1,1 @@
+"""The jobs of dcryo: one function and one frozen config each."""
