@@ -112,7 +112,8 @@ def radial_tables(store: ParticleStore, fold: Fold) -> Radial:
         if optics.noise is not None and not (np.all(np.isfinite(spectrum)) and spectrum.min() > 0):
             if np.any(np.isfinite(spectrum)):
                 raise InputError(
-                    f"{store.url}: the noise spectrum of optics group {optics.name} is not positive; ingest again"
+                    f"{store.url}: the noise spectrum of optics group {optics.name} is not positive; "
+                    "ingest again"
                 )
             spectrum = np.ones_like(spectrum)  # a group without particles
         if fold.noise == "white":
@@ -133,7 +134,9 @@ def rows_of(store: ParticleStore, task: SliceTask) -> NDArray[np.intp]:
     return part.start + np.flatnonzero(half == part.half)
 
 
-def _stream(store: ParticleStore, rows: NDArray[np.intp], batch: int) -> Iterator[tuple[Particles, NDArray[np.float32]]]:
+def _stream(
+    store: ParticleStore, rows: NDArray[np.intp], batch: int
+) -> Iterator[tuple[Particles, NDArray[np.float32]]]:
     """Batches of exactly ``batch`` particles in order; the next one is read while one is worked on.
 
     Reads go chunk by chunk, and a chunk that two batches share is decoded once.
@@ -172,8 +175,8 @@ def _check_poses(store: ParticleStore, particles: Particles) -> None:
     missing = np.flatnonzero(~np.isfinite(particles.rotation).all(axis=1))
     if len(missing):
         raise InputError(
-            f"{store.url}: particle {int(particles.row[missing[0]]) + 1} (of the table it came from) has no pose; "
-            "reconstruct needs one for every particle: use poses of a refinement"
+            f"{store.url}: particle {int(particles.row[missing[0]]) + 1} (of the table it came from) has no "
+            "pose; reconstruct needs one for every particle: use poses of a refinement"
         )
 
 
@@ -237,8 +240,8 @@ def run_plan(
 ) -> list[Handle]:
     """Run what is left of a plan; afterwards the root of every half set is committed.
 
-    A partial is needed only while nothing above it in the tree is committed, so a rerun repeats neither slices
-    nor merges.
+    A partial is needed only while nothing above it in the tree is committed, so a rerun repeats neither
+    slices nor merges.
     """
     commits = Commits(fold.commits)
     committed = set(commits.keys())

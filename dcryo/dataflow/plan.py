@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ COMMIT_RATIO = 20
 """A slice computes at least this many times longer than its commit takes."""
 
 BATCH_PIXELS = 1 << 24
-"""Pixels of the images that are on the device at once, 1,024 images of 128^2; sums over a batch are float32."""
+"""Pixels of the images on the device at once, 1,024 images of 128^2; sums over a batch are float32."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,11 @@ class Plan:
     @property
     def digest(self) -> str:
         """Hash of everything that decides the bits of the sums."""
-        fixed = {k: v for k, v in asdict(self).items() if k not in ("task_memory", "solve_memory", "disk", "read_bytes")}
+        fixed = {
+            k: v
+            for k, v in asdict(self).items()
+            if k not in ("task_memory", "solve_memory", "disk", "read_bytes")
+        }
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
     def describe(self) -> str:
@@ -148,7 +153,7 @@ def make_slices(halves: NDArray[np.int8], size: int, chunk: int, shard: int) -> 
         cuts = [first, *range((first // unit) * unit + stride, last, stride), last]
         if len(cuts) > 2 and cuts[-1] - cuts[-2] < stride // 2:
             del cuts[-2]
-        for start, stop in zip(cuts, cuts[1:], strict=False):
+        for start, stop in pairwise(cuts):
             count = int(np.count_nonzero(halves[start:stop] == half))
             if count:
                 slices.append(Slice(f"half{half}-{len(slices):05d}", half, start, stop, count))
@@ -175,7 +180,7 @@ def make_merges(slices: Sequence[Slice]) -> tuple[tuple[Merge, ...], dict[int, s
 
 
 def available_memory() -> int:
-    """Memory that this process may still use, in bytes: what the system calls available, within its cgroup."""
+    """Bytes of memory that this process may still use: what the system calls available, within its cgroup."""
     limits = []
     try:
         fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
@@ -211,8 +216,8 @@ def check_resources(plan: Plan, scratch: str | None, max_memory: int | None = No
     if need > allowed:
         fits = plan.n * (allowed / need) ** (1 / 3)
         raise PlanError(
-            f"a box of {plan.n} needs {_size(need)} of memory to {stage}, and {_size(allowed)} is allowed; use "
-            f"--scale {plan.n / fits * 1.03:.2g} or larger (a coarser map), or a machine with more memory"
+            f"a box of {plan.n} needs {_size(need)} of memory to {stage}, and {_size(allowed)} is allowed; "
+            f"use --scale {plan.n / fits * 1.03:.2g} or larger (a coarser map), or a machine with more memory"
         )
     if scratch is not None:
         folder = Path(scratch)
@@ -221,8 +226,8 @@ def check_resources(plan: Plan, scratch: str | None, max_memory: int | None = No
         free = shutil.disk_usage(folder).free
         if plan.disk > free:
             raise PlanError(
-                f"the partial sums need {_size(plan.disk)} of disk and {folder} has {_size(free)} free; put RUN on "
-                "a larger disk, or use a coarser --scale"
+                f"the partial sums need {_size(plan.disk)} of disk and {folder} has {_size(free)} free; put "
+                "RUN on a larger disk, or use a coarser --scale"
             )
 
 

@@ -21,7 +21,7 @@ def versions() -> dict[str, str]:
 
 
 def _processor() -> str:
-    import llvmlite.binding
+    import llvmlite.binding  # loads LLVM: only where a run is recorded
 
     features = llvmlite.binding.get_host_cpu_features()
     names = sorted(name for name, there in features.items() if there)

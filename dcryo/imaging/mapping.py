@@ -33,15 +33,12 @@ def sample_map(coefficients: NDArray[np.floating[Any]], basis: Basis, box: int, 
     n = coefficients.shape[0]
     frequency = 2 * np.pi * np.fft.fftfreq(n)
     squares = frequency**2
-    radius = np.sqrt(
-        squares[:, None, None] + squares[None, :, None] + (2 * np.pi * np.fft.rfftfreq(n)) ** 2
-    )
+    radius = np.sqrt(squares[:, None, None] + squares[None, :, None] + (2 * np.pi * np.fft.rfftfreq(n)) ** 2)
     flat = np.asarray(basis.fourier(np.minimum(radius, np.pi)), np.float32)
     if box == n and np.all(flat == 1):
         return np.asarray(coefficients, np.float32)
-    spectrum = scipy.fft.rfftn(
-        np.fft.ifftshift(np.asarray(coefficients, np.float32)), workers=workers
-    ) * flat
+    centred = np.fft.ifftshift(np.asarray(coefficients, np.float32))
+    spectrum: Any = scipy.fft.rfftn(centred, workers=workers) * flat
     if box != n:
         top = (n - 1) // 2
         wide = np.zeros((box, box, box // 2 + 1), np.complex64)

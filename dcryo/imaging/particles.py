@@ -49,7 +49,9 @@ class Optics:
         if self.ctf and not 0 <= self.cs < 1e9:
             raise InputError(f"optics group {self.name}: Cs {self.cs} Å is out of range (0 to 100 mm)")
         if self.ctf and not 0 <= self.amplitude_contrast <= 1:
-            raise InputError(f"optics group {self.name}: amplitude contrast {self.amplitude_contrast} is not in [0, 1]")
+            raise InputError(
+                f"optics group {self.name}: amplitude contrast {self.amplitude_contrast} is not in [0, 1]"
+            )
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,9 @@ class Particles:
     rotation (P, 4) quaternion x, y, z, w of A; shift (P, 2) x, y in Å; defocus (P, 3) u, v in Å and
     the angle of u in rad; phase_shift rad; bfactor Å^2; scale; optics_group index into ``optics``;
     half 0 (none), 1 or 2; micrograph index into ``micrographs`` or -1; source (P, 2): index into
-    ``sources`` (the file an image came from, -1 unknown) and its 0-based row in that file; row (P,) the 0-based row of the table it was
-    read from (stores are sorted by half set, ``row`` gives the user's order back).
+    ``sources`` (the file an image came from, -1 unknown) and its 0-based row in that file; row (P,) the
+    0-based row of the table it was read from (stores are sorted by half set, ``row`` gives the user's order
+    back).
     """
 
     rotation: FloatArray

@@ -33,9 +33,7 @@ def write_fsc_xml(path: str | os.PathLike[str], frequency: ArrayLike, fsc: Array
     x, y = np.asarray(frequency, np.float64), np.asarray(fsc, np.float64)
     if x.ndim != 1 or x.shape != y.shape or not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise InputError(f"{path}: an FSC needs as many finite values as frequencies; compute it again")
-    root = ElementTree.Element(
-        "fsc", title=title, xaxis="Resolution (A-1)", yaxis="Correlation Coefficient"
-    )
+    root = ElementTree.Element("fsc", title=title, xaxis="Resolution (A-1)", yaxis="Correlation Coefficient")
     for frequency_, value in zip(x.tolist(), y.tolist(), strict=True):
         point = ElementTree.SubElement(root, "coordinate")
         ElementTree.SubElement(point, "x").text = f"{frequency_:.6f}"

@@ -123,9 +123,8 @@ def _blocks(path: Path) -> dict[str, pd.DataFrame]:
         twice = frame.columns[frame.columns.duplicated()]
         if len(twice):
             raise InputError(f"{path}: data_{name} gives the column {twice[0]} twice; remove one")
-        # A row that is too short and one that is too long may cancel in gemmi's count.
-        short = isinstance(block, pd.DataFrame) and bool(frame.isna().to_numpy().any())
-        if (short or loops.get(name, len(frame)) != len(frame)) and (line := ragged_line(path)) is not None:
+        # STAR is a kind of CIF, where a row may run over several lines; programs of this field read lines.
+        if loops.get(name, len(frame)) != len(frame) and (line := ragged_line(path)) is not None:
             raise InputError(line)
         frames[name] = frame
     return frames

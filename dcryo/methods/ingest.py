@@ -244,9 +244,7 @@ class _Images:
             size = box if config.box is None else _resampled_size(box, old.pixel_size, config)
             self._sizes.append(size)
             optics.append(replace(old, pixel_size=old.pixel_size * box / size))
-        self.particles = replace(
-            particles, optics_group=group.ravel().astype(np.int32), optics=tuple(optics)
-        )
+        self.particles = replace(particles, optics_group=group.ravel().astype(np.int32), optics=tuple(optics))
         counts = np.bincount(self.particles.optics_group)
         self.pixel_size = optics[int(counts.argmax())].pixel_size
         self.resampled = [
@@ -335,7 +333,7 @@ def _judge_sign(
     if images.sign < 0:
         notes.append("images inverted, so that matter is positive")
     if probe.z < CONFIRMED:
-        notes.append(f"the images do not confirm that matter is {_shade(images.sign)} in them (z = {probe.z:.1f})")
+        notes.append(f"the images do not confirm that matter is {_shade(images.sign)} (z = {probe.z:.1f})")
     if abs(probe.background) > UNNORMALISED:
         notes.append(
             f"the mean of the background is {probe.background:.2f} of its standard deviation: "

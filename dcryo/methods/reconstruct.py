@@ -40,8 +40,8 @@ from dcryo.methods.regularise import MapProblem, Solution, solve_linear, solve_t
 from dcryo.methods.weight import Choice, choose_weight
 from dcryo.metrics.fsc import corrected_fsc, fsc_curve, mean_fsc, resolution, soft_ball
 from dcryo.operators.compiled import thread_count
-from dcryo.operators.normal import accumulation_bytes
 from dcryo.operators.kernel import padded_length
+from dcryo.operators.normal import accumulation_bytes
 from dcryo.operators.window import window
 from dcryo.solvers.stopping import iterations, objective_change
 
@@ -67,7 +67,7 @@ class ReconstructConfig:
     prior : {"tv", "none"}
         Isotropic total variation, or none (the linear map is the map).
     weight : float or "auto"
-        Dimensionless weight of the prior; about 1 balances the noise.  "auto": cross-validation between halves.
+        Dimensionless weight of the prior, about 1; "auto": cross-validation between the half sets.
     nonnegative : bool or "auto"
         Map above a free constant baseline; "auto": where cross-validation prefers it.
     symmetry : str
@@ -85,11 +85,11 @@ class ReconstructConfig:
     tolerance : float
         A solve stops when the objective falls by less than this fraction of its fall so far, per iteration.
     ridge : float
-        Tikhonov weight of the linear maps, in units of the kernel's diagonal.
+        Tikhonov weight of the linear maps, in units of the kernel's mean spectrum in each shell.
     mask_diameter : float, optional
         Diameter in Å of the ball that holds the particle: support of the regularised maps (default: the box
-        less 4 pixels) and of the mask in which FSCs are measured (default: 0.8 boxes).  Linear maps, whose FSC
-        is the headline, are never confined by it.
+        less 4 pixels) and of the mask in which FSCs are measured (default: 0.8 boxes).  Linear maps, whose
+        FSC is the headline, are never confined by it.
     native_scale : bool
         Write maps on the coarse grid instead of the images' grid.
     slice_size : int
@@ -109,7 +109,7 @@ class ReconstructConfig:
     accuracy: str = "default"
     iterations: int = 100
     tolerance: float = 1e-4
-    ridge: float = 0.05
+    ridge: float = 0.5
     mask_diameter: float | None = None
     native_scale: bool = False
     slice_size: int = 0
@@ -182,7 +182,10 @@ def make_plan(store: ParticleStore, config: ReconstructConfig) -> Plan:
         slices=slices,
         merges=merges,
         roots=roots,
-        task_memory=accumulation_bytes(grid.n, accuracy) + images + 4 * store.chunk * store.box**2 + 3 * partial,
+        task_memory=accumulation_bytes(grid.n, accuracy)
+        + images
+        + 4 * store.chunk * store.box**2
+        + 3 * partial,
         solve_memory=_solve_bytes(grid.n, len(roots)) + 14 * 4 * store.box**3,
         disk=partial * (len(slices) + 1),
         read_bytes=sum(store.image_bytes(s.start, s.stop) for s in slices),
@@ -298,8 +301,8 @@ def _check_first_poses(store: ParticleStore) -> None:
     rotation = store.particles(0, min(store.count, 1000)).rotation
     if np.isnan(rotation).all():
         raise InputError(
-            f"{store.url} holds no poses; reconstruct needs one per particle: ingest the STAR or .cs file of a "
-            "finished refinement"
+            f"{store.url} holds no poses; reconstruct needs one per particle: ingest the STAR or .cs file of "
+            "a finished refinement"
         )
 
 
@@ -318,7 +321,8 @@ def _record_plan(out: RunStore, chosen: Plan, progress: Progress) -> None:
     before = out.attributes.get("versions")
     if before is not None and before != now:
         progress.message(
-            f"{out.url} was begun with other versions or another processor: the result may differ in its last bits"
+            f"{out.url} was begun with other versions or another processor: the result may differ in its "
+            "last bits"
         )
     out.update(
         plan={
@@ -361,9 +365,7 @@ def _accumulate(chosen: Plan, fold: Fold, executor: Executor, progress: Progress
     return handles
 
 
-def _solve(
-    chosen: Plan, fold: Fold, voxel: float, config: ReconstructConfig, progress: Progress
-) -> _Maps:
+def _solve(chosen: Plan, fold: Fold, voxel: float, config: ReconstructConfig, progress: Progress) -> _Maps:
     """All maps from the committed sums; ``voxel`` in Å."""
     commits = Commits(fold.commits)
     sums = {half: get_equations(commits, root) for half, root in chosen.roots.items()}
@@ -419,7 +421,12 @@ def _solve(
 
 
 def _write(
-    out: RunStore, store: ParticleStore, chosen: Plan, config: ReconstructConfig, maps: _Maps, progress: Progress
+    out: RunStore,
+    store: ParticleStore,
+    chosen: Plan,
+    config: ReconstructConfig,
+    maps: _Maps,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Volumes, curves and tables into the run; returns the result so far."""
     progress.start("FSC", None)
@@ -440,8 +447,8 @@ def _write(
         diameter = config.mask_diameter or 0.8 * box * pixel
         if diameter > 0.8 * box * pixel + 1e-6:
             progress.message(
-                f"the FSC mask of {diameter:.0f} Å is wider than 0.8 boxes ({0.8 * box * pixel:.0f} Å): the kernel is "
-                "exact inside the box only, and the FSC will include its edges"
+                f"a mask of {diameter:.0f} Å is wider than 0.8 boxes ({0.8 * box * pixel:.0f} Å): images cut "
+                "the particle's CTF-delocalised signal, and the FSC will include the edges"
             )
         mask = soft_ball(box, diameter / pixel / 2, FSC_EDGE)
         rng = np.random.default_rng(config.seed)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -28,7 +29,7 @@ from dcryo.solvers.fista import Quadratic, inner, largest_eigenvalue, solve
 from dcryo.solvers.prox import TotalVariation
 from dcryo.solvers.stopping import Rule
 
-Float32 = NDArray[np.float32]
+Real = NDArray[np.floating[Any]]
 
 BALL_MARGIN = 2.0
 """Voxels between the ball and the faces of the box."""
@@ -49,7 +50,7 @@ class MapProblem:
     equations: NormalEquations
     threads: int = 0
     radius: float | None = None
-    ball: Float32 = field(init=False, repr=False)
+    ball: Real = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         n = self.equations.n
@@ -69,14 +70,14 @@ class MapProblem:
         """Standard deviation of the noise in one voxel of rhs."""
         return math.sqrt(max(self.equations.zero_lag(), 0.0))
 
-    def apply(self, x: Float32) -> Float32:
+    def apply(self, x: Real) -> Real:
         """S HᵀWH S x."""
         out = self._convolve(self.ball * x)
         out *= self.ball
         return out
 
     @cached_property
-    def _constant(self) -> tuple[Float32, float, float]:
+    def _constant(self) -> tuple[Real, float, float]:
         """Response Q 1 to the constant, 1ᵀQ1 and 1ᵀ S rhs."""
         one = np.ones_like(self.ball)
         response = self.apply(one)
@@ -89,7 +90,7 @@ class MapProblem:
             return Quadratic(self.apply, self.linear, self.lipschitz, half_energy)
         response, curvature, slope = self._constant
 
-        def apply(x: Float32) -> Float32:
+        def apply(x: Real) -> Real:
             out = self.apply(x)
             out -= np.float32(inner(response, x) / curvature) * response
             return out
@@ -97,7 +98,7 @@ class MapProblem:
         linear = self.linear - np.float32(slope / curvature) * response
         return Quadratic(apply, linear, self.lipschitz, half_energy - 0.5 * slope**2 / curvature)
 
-    def coefficients(self, x: Float32, baseline: bool) -> Float32:
+    def coefficients(self, x: Real, baseline: bool) -> Real:
         """c = S (x + b), b the best constant."""
         if not baseline:
             return self.ball * x
@@ -105,7 +106,7 @@ class MapProblem:
         b = np.float32((slope - inner(response, x)) / curvature)
         return self.ball * (x + b)
 
-    def misfit(self, c: Float32) -> float:
+    def misfit(self, c: Real) -> float:
         """Data term 1/2 sum |b - Hc|^2 W of coefficients c: of other data, a cross-validation."""
         eq = self.equations
         return 0.5 * inner(c, self._convolve(c)) - inner(c, eq.rhs) + 0.5 * eq.energy
@@ -115,8 +116,8 @@ class MapProblem:
 class Solution:
     """A regularised map: unknown x, coefficients c, objective before every iteration, and why it stopped."""
 
-    x: Float32
-    coefficients: Float32
+    x: Real
+    coefficients: Real
     history: list[float]
     reason: str
 
@@ -134,36 +135,62 @@ def solve_tv(
     prior.weight = weight * problem.noise
     prior.nonnegative = nonnegative
     result = solve(problem.quadratic(nonnegative), prior, stop, None if start is None else start.x)
-    return Solution(
-        result.x, problem.coefficients(result.x, nonnegative), result.history, result.reason
-    )
+    return Solution(result.x, problem.coefficients(result.x, nonnegative), result.history, result.reason)
 
 
 def solve_linear(
-    problem: MapProblem, ridge: float = 1e-2, tolerance: float = 1e-3, iterations: int = 40
-) -> tuple[Float32, list[float]]:
-    """Tikhonov-regularised coefficients: (S HᵀWH S + mu) x = S rhs, mu = ridge * r[0].
+    problem: MapProblem, ridge: float = 0.5, tolerance: float = 1e-2, iterations: int = 30
+) -> tuple[Real, list[float]]:
+    """Tikhonov-regularised coefficients c = S x, (S HᵀWH S + R) x = S rhs, and the residual norms.
 
-    Linear in the images: the FSC of two such half maps cannot profit from a common prior.  Conjugate gradients,
-    preconditioned by the kernel's spectrum sampled at the frequencies of the box.
+    R multiplies every Fourier shell by ``ridge`` times the mean of the kernel's spectrum there: it damps what
+    the views of a shell hardly determine, alike at all resolutions and whatever the noise spectrum, and leaves
+    the weights inside a shell, hence its FSC, to the data.  Linear in the images: the FSC of two such half maps
+    cannot profit from a common prior.  Conjugate gradients, preconditioned by the spectrum itself.
     """
     n = problem.equations.n
-    mu = np.float32(ridge * problem.noise**2)
     spectrum = problem.equations.spectrum
     workers = thread_count(problem.threads)
+    damping = ridge * _radial_mean(spectrum, n)
     if spectrum.shape[0] % n == 0:
         every = spectrum.shape[0] // n
-        circulant = np.maximum(spectrum[::every, ::every, ::every], 0)[:, :, : n // 2 + 1]
-        inverse = 1 / (circulant + mu)
-
-        def precondition(x: Float32) -> Float32:
-            return scipy.fft.irfftn(scipy.fft.rfftn(x, workers=workers) * inverse, s=x.shape, workers=workers)
-
+        diagonal = np.maximum(spectrum[::every, ::every, ::every][:, :, : n // 2 + 1], 0)
     else:
-        precondition = None  # type: ignore[assignment]
+        diagonal = damping / np.float32(ridge)
+    inverse = 1 / (diagonal + damping)
+
+    def filtered(x: Real, factor: Real) -> Real:
+        out: Real = scipy.fft.irfftn(scipy.fft.rfftn(x, workers=workers) * factor, s=x.shape, workers=workers)
+        return out
+
     x, norms = conjugate_gradients(
-        lambda v: problem.apply(v) + mu * v, problem.linear, precondition=precondition, tolerance=tolerance,
+        lambda v: problem.apply(v) + filtered(v, damping),
+        problem.linear,
+        precondition=lambda v: filtered(v, inverse),
+        tolerance=tolerance,
         iterations=iterations,
-    )  # fmt: skip
+    )
     return problem.ball * x, norms
 
+
+def _radial_mean(spectrum: Real, n: int) -> Real:
+    """Mean of a padded spectrum over shells, at the frequencies of a box of n: (n, n, n//2+1) float32."""
+    length = spectrum.shape[0]
+    frequency = np.fft.fftfreq(length, 1 / n)
+    half = np.fft.rfftfreq(length, 1 / n)
+    in_plane = frequency[:, None] ** 2 + half**2
+    shells = n  # corners of the box lie below sqrt(3)/2 n
+    total, count = np.zeros(shells), np.zeros(shells)
+    for z, plane in zip(frequency, spectrum, strict=True):
+        index = np.rint(np.sqrt(z * z + in_plane)).astype(np.intp).ravel()
+        total += np.bincount(index, plane.ravel(), shells)
+        count += np.bincount(index, minlength=shells)
+    profile = total / np.maximum(count, 1)
+    # beyond the band nothing is measured: keep the damping there at the level of the band's edge
+    edge = (n - 1) // 2
+    profile[edge:] = profile[edge]
+    profile = np.maximum(profile, 1e-6 * profile.max())
+    frequency = np.fft.fftfreq(n, 1 / n)
+    squares = frequency**2
+    radius = np.sqrt(squares[:, None, None] + squares[None, :, None] + np.fft.rfftfreq(n, 1 / n) ** 2)
+    return np.interp(radius, np.arange(shells), profile).astype(np.float32)

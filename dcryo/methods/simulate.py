@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -29,11 +30,12 @@ from scipy import fft
 from dcryo import __version__
 from dcryo.errors import InputError
 from dcryo.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix, random_rotations
-from dcryo.imaging.ctf import check_optics, ctf_image, random_defocus
+from dcryo.imaging.ctf import DEFOCUS_RANGE, check_optics, ctf_image, random_defocus
 from dcryo.imaging.noise import CornerSpectrum, coloured_noise, signal_power, white
 from dcryo.imaging.particles import Optics, Particles
 from dcryo.imaging.phantom import images
 from dcryo.imaging.solvent import Solvent
+from dcryo.io.location import Location
 from dcryo.io.particle_store import ParticleStore, create_particles, open_particles
 from dcryo.io.store_root import plain, read_mark
 from dcryo.methods.progress import Progress, Silent
@@ -42,7 +44,7 @@ from dcryo.methods.specimen import CloudSpecimen, Specimen, atomic_model, densit
 Float32 = NDArray[np.float32]
 T = TypeVar("T")
 
-CALIBRATION = 256
+CALIBRATION = 128
 """Particles whose clean images set the scale."""
 
 MICROGRAPH = 200
@@ -138,6 +140,14 @@ class SimulateConfig:
             raise InputError(f"--pixel-size {self.pixel_size:g}: give a positive number of Å")
         if not self.snr > 0:
             raise InputError(f"--snr {self.snr:g}: give a positive ratio, or inf for no noise")
+        if self.defocus is not None:
+            low, high = self.defocus
+            largest = DEFOCUS_RANGE[1]
+            if not (0 <= low <= high <= largest and (high == 0 or high >= DEFOCUS_RANGE[0])):
+                raise InputError(
+                    f"--defocus {low:g} {high:g}: give two values in Å, the smaller one first, up to "
+                    f"{largest:g} and not both below {DEFOCUS_RANGE[0]:g}"
+                )
         if not 0 <= self.max_shift < math.inf:
             raise InputError(f"--max-shift {self.max_shift:g}: give a number of pixels, 0 or more")
         if self.seed < 0:
@@ -150,7 +160,7 @@ def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def simulate(
-    out: str,
+    out: Location,
     config: SimulateConfig = SimulateConfig(),
     *,
     progress: Progress | None = None,
@@ -177,12 +187,7 @@ def simulate(
     particles = draw_particles(config, specimen.pixel_size, np.random.default_rng([config.seed, _TABLE]))
     check_optics(particles)
     scale = _scale(config, specimen)
-    provenance = {
-        "command": "simulate",
-        "version": __version__,
-        "config": asdict(config),
-        "specimen_scale": scale,
-    }
+    provenance = _provenance(config) | {"specimen_scale": scale}
     with create_particles(
         out,
         particles,
@@ -213,13 +218,25 @@ def _truth(specimen: Specimen, solvent: Solvent | None) -> Float32:
     return volume if solvent is None else volume + (solvent.mean - np.float32(solvent.baseline))
 
 
-def _finished(out: str, config: SimulateConfig) -> ParticleStore | None:
+def _provenance(config: SimulateConfig) -> dict[str, Any]:
+    """What decides the result: the configuration, and the file that the specimen is read from."""
+    files = [Path(path) for path in (config.atoms, config.map) if path is not None and Path(path).is_file()]
+    return {
+        "command": "simulate",
+        "version": __version__,
+        "config": plain(asdict(config)),
+        "sources": [{"path": str(path), "bytes": path.stat().st_size} for path in files],
+    }
+
+
+def _finished(out: Location, config: SimulateConfig) -> ParticleStore | None:
     """The store at ``out`` if it is the complete result of the same configuration."""
     mark = read_mark(out)
     if mark is None or mark["kind"] != "particles" or not mark.get("complete"):
         return None
     store = open_particles(out)
-    return store if store.attributes["provenance"].get("config") == plain(asdict(config)) else None
+    known = store.attributes["provenance"]
+    return store if all(known.get(key) == value for key, value in _provenance(config).items()) else None
 
 
 def specimen_of(config: SimulateConfig) -> Specimen:

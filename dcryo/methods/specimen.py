@@ -30,7 +30,7 @@ Complex64 = NDArray[np.complex64]
 PAD = 2
 """Fineness of the Fourier lattice that a map is interpolated on."""
 
-PHANTOMS = {"cloud": (400, 1.0), "protein": (1500, 0.8)}
+PHANTOMS = {"cloud": (300, 1.0), "protein": (1500, 0.8)}
 """Number of Gaussians and their width in pixels; the protein takes four times as long to project."""
 
 FILL = 0.32
@@ -156,7 +156,9 @@ def symmetrised(array: NDArray[Any], symmetry: str) -> Float32:
     group = np.asarray(point_group(symmetry))
     for operation in group:
         backwards = operation[::-1, ::-1]  # vectors (x, y, z), indices [z, y, x]
-        total += affine_transform(array, backwards, offset=centre - backwards @ centre, order=3)
+        total += affine_transform(
+            array, backwards, offset=centre - backwards @ centre, order=3, mode="grid-constant"
+        )
     return (total / len(group)).astype(np.float32)
 
 

@@ -55,7 +55,7 @@ class _Search:
         self.tried = tried
         self.trials: list[Trial] = []
         self.last: tuple[Solution, Solution] | None = None
-        self.best: tuple[float, Trial, tuple[Solution, Solution]] | None = None
+        self.best: tuple[Trial, tuple[Solution, Solution]] | None = None
         self._priors = tuple(TotalVariation(0.0, threads=p.threads) for p in self.problems)
 
     def misfit(self, weight: float, nonnegative: bool) -> float:
@@ -71,10 +71,17 @@ class _Search:
         trial = Trial(weight, nonnegative, value)
         self.trials.append(trial)
         self.last = (first, second)
-        if self.best is None or value < self.best[0]:
-            self.best = (value, trial, self.last)
+        if self.best is None or value < self.best[0].misfit:
+            self.best = (trial, self.last)
         self.tried()
         return value
+
+    def choice(self) -> Choice:
+        """The best of what was tried, at least one pair."""
+        if self.best is None:
+            raise ValueError("nothing was tried")
+        trial, (first, second) = self.best
+        return Choice(trial.weight, trial.nonnegative, self.trials, first, second)
 
 
 def choose_weight(
@@ -109,15 +116,12 @@ def choose_weight(
     else:
         search.misfit(weight, constraint)
     if nonnegative is None:
-        assert search.best is not None
-        search.misfit(search.best[1].weight, False)
-    assert search.best is not None
-    _, trial, (first, second) = search.best
-    return Choice(trial.weight, trial.nonnegative, search.trials, first, second)
+        search.misfit(search.choice().weight, False)
+    return search.choice()
 
 
 def _search_weight(search: _Search, constraint: bool) -> None:
-    """Walk down the misfit in octaves until it rises on both sides, then refine by a parabola in log weight."""
+    """Walk down the misfit in octaves until it rises on both sides, then fit a parabola in log weight."""
 
     def f(octave: int) -> float:
         return search.misfit(FIRST_WEIGHT * 2.0**octave, constraint)

@@ -22,13 +22,14 @@ _pools: dict[int, ThreadPoolExecutor] = {}
 @contextmanager
 def _superword_vectorisation() -> Iterator[None]:
     """Let LLVM pack unrolled scalar code into vectors; numba leaves that pass out by default (2x slower)."""
+    settings: Any = numba.config
     with _lock:
-        before = numba.config.SLP_VECTORIZE
-        numba.config.SLP_VECTORIZE = 1
+        before = settings.SLP_VECTORIZE
+        settings.SLP_VECTORIZE = 1
         try:
             yield
         finally:
-            numba.config.SLP_VECTORIZE = before
+            settings.SLP_VECTORIZE = before
 
 
 def compile_kernel(signature: str) -> Callable[[Callable[..., Any]], Any]:

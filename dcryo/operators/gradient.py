@@ -1,7 +1,7 @@
 """Total variation of a volume and the two sweeps of its dual prox, in fused passes over memory.
 
-The gradient is that of periodic forward differences, ``(Dx)_d[k] = x[k + e_d] - x[k]``; its squared norm is at
-most 12.  Isotropic total variation is the sum of |Dx| over voxels.
+The gradient is that of periodic forward differences, ``(Dx)_d[k] = x[k + e_d] - x[k]``; its squared norm is
+at most 12.  Isotropic total variation is the sum of |Dx| over voxels.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _variation(x: Any, first: int, last: int) -> float:
         above = k + 1 if k + 1 < nz else 0
         for j in range(ny):
             after = j + 1 if j + 1 < ny else 0
-            row = np.float32(0)
+            row: Any = np.float32(0)
             for i in range(nx):
                 right = i + 1 if i + 1 < nx else 0
                 c = x[k, j, i]

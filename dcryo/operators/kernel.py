@@ -1,6 +1,7 @@
 """The kernel of HᵀWH: one convolution that stands for all particles.
 
-    [HᵀWH c]_k = sum_l c[l] r[k - l],    r[k] = (1/4 pi^2) sum_p int |T_p(v)|^2 W(v) exp(i v.M_p k) measure_p dv
+    [HᵀWH c]_k = sum_l c[l] r[k - l]
+    r[k] = (1/4 pi^2) sum_p measure_p int |T_p(v)|^2 W(v) exp(i v.M_p k) dv
 
 (Theorem 1; MATH 3, 8.2).  Each central plane is sampled along the two volume axes on which its normal is
 smallest ("dominant-axis sheared sampling"): there the samples are on the grid exactly, and only the third
@@ -21,7 +22,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from dcryo.operators import taps
-from dcryo.operators.compiled import compile_kernel, for_each, thread_count
+from dcryo.operators.compiled import compile_kernel, for_each
 from dcryo.operators.transfer import line_phase, line_quadratic, lookup, sine
 from dcryo.operators.views import Radial, Views
 from dcryo.operators.window import TABLE_ROWS, Window
@@ -36,12 +37,20 @@ def _slab_kernel(width: int) -> Any:
 
     @compile_kernel("void(f8[:,::1], i8, f8[:,::1], f8[:,::1], f8[::1], i8[::1], f4[:,::1], f4[:,:,::1], i8)")
     def kernel(
-        grid: Any, ia: int, planes: Any, coefficients: Any, limit2: Any, group: Any, radial: Any, table: Any, pad: int
+        grid: Any,
+        ia: int,
+        planes: Any,
+        coefficients: Any,
+        limit2: Any,
+        group: Any,
+        radial: Any,
+        table: Any,
+        pad: int,
     ) -> None:
         """Add line ``ia`` of every plane to the slab ``grid`` (L, Gd + 2 pad).
 
-        planes (P, 7): slope of the dominant coordinate along a and b in its grid cells, steps of v1 and v2 along a
-        and b in rad/voxel, weight.
+        planes (P, 7): slope of the dominant coordinate along a and b in its grid cells, steps of v1 and v2
+        along a and b in rad/voxel, weight.
         """
         length = grid.shape[0]
         h = length // 2
@@ -177,7 +186,7 @@ class PlaneKernel:
         def work(ia: int) -> None:
             lines = np.ascontiguousarray(grid[ia, :, pad : depth + pad], np.float32)
             lagged = np.zeros((length, length // 2 + 1), np.complex64)
-            # the samples are real: their transform is Hermitian, lags 0..n-1 say it all, and the spectrum is real
+            # real samples have a Hermitian transform: lags 0..n-1 say it all, and the spectrum is real
             lagged[:, :n] = scipy.fft.rfft(lines, axis=1)[:, :n] * factor
             out[ia] = scipy.fft.irfft(lagged, n=length, axis=1)
 
@@ -198,8 +207,8 @@ def padded_length(n: int) -> int:
 def _add_oriented(out: Float32, along: Float32, axis: int) -> None:
     """Add samples with axes (a >= 0, b, dominant) to the spectrum with axes (z, y, x >= 0).
 
-    b is centred, the dominant axis in FFT order.  The samples hold one of each pair +-q (those with a = 0 both,
-    at half weight); the spectrum is even.
+    b is centred, the dominant axis in FFT order.  The samples hold one of each pair +-q (those with a = 0
+    both, at half weight); the spectrum is even.
     """
     length = out.shape[0]
     half = length // 2

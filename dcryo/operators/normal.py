@@ -9,6 +9,7 @@ data term of coefficients c is  1/2 cᵀ(r * c) - cᵀ rhs + 1/2 energy.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -24,6 +25,7 @@ from dcryo.operators.window import window
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+Real = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class NormalEquations:
     float32 arrays, float64 in the reference accuracy.
     """
 
-    rhs: Float32
-    spectrum: Float32
+    rhs: Real
+    spectrum: Real
     energy: float
     count: int
 
@@ -58,7 +60,7 @@ class NormalEquations:
     @property
     def n(self) -> int:
         """Side of the box."""
-        return self.rhs.shape[0]
+        return len(self.rhs)
 
     def zero_lag(self) -> float:
         """r[0], the diagonal of HᵀWH: the variance per voxel of the noise in rhs."""
@@ -79,13 +81,13 @@ class Convolution:
     COLUMNS = 16
     """x-frequencies handled at once: enough for vectorised transforms, few enough to stay in the cache."""
 
-    def __init__(self, spectrum: Float32, n: int, threads: int = 0) -> None:
+    def __init__(self, spectrum: Real, n: int, threads: int = 0) -> None:
         """``spectrum`` (L, L, L//2+1) of a :class:`NormalEquations` for a box of ``n``."""
         self.spectrum = spectrum
         self.n = n
         self.threads = threads
 
-    def __call__(self, volume: Float32) -> Float32:
+    def __call__(self, volume: Real) -> Real:
         """HᵀWH c, (n, n, n) -> (n, n, n)."""
         n, length = self.n, self.spectrum.shape[0]
         workers = thread_count(self.threads)
@@ -111,7 +113,13 @@ class Accumulator:
     """
 
     def __init__(
-        self, n: int, radial: Radial, *, accuracy: str = "default", symmetry: Float64 | None = None, threads: int = 0
+        self,
+        n: int,
+        radial: Radial,
+        *,
+        accuracy: str = "default",
+        symmetry: Float64 | None = None,
+        threads: int = 0,
     ) -> None:
         """Empty sums for a box of ``n`` voxels; ``symmetry`` (G, 3, 3) is a point group."""
         self.n = n
@@ -142,8 +150,7 @@ class Accumulator:
     def finish(self) -> NormalEquations:
         """The sums so far; the accumulator is used up."""
         if self.reference:
-            rhs, spectrum = self._direct
-            return NormalEquations(rhs, spectrum, self.energy, self.count)
+            return NormalEquations(*self._direct, self.energy, self.count)
         rhs = grid_to_volume(self._grid, self._geometry, self.threads)
         del self._grid
         return NormalEquations(rhs, self._kernel.spectrum(self.threads), self.energy, self.count)

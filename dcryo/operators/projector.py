@@ -75,7 +75,8 @@ def modulate_views(
         part = slice(starts[item], min(starts[item] + block, count))
         energies[item] = modulate(
             values[part], views.coefficients[part], views.distortion[part], views.limit2[part],
-            views.group[part], views.treatment[part], radial, weight, 2 * math.pi / box, image_centre, direction,
+            views.group[part], views.treatment[part], radial, weight,
+            2 * math.pi / box, image_centre, direction,
         )  # fmt: skip
 
     for_each(work, range(len(starts)), threads)
@@ -119,7 +120,7 @@ def fold(grid: NDArray[np.float64], geometry: HalfGrid) -> Complex64:
 def _mirror(plane: NDArray[np.complexfloating]) -> Complex64:
     """Conjugate point reflection of a centred (even) plane, in FFT order."""
     flipped = np.roll(plane[::-1, ::-1], (1, 1), axis=(0, 1))
-    return np.conj(np.fft.ifftshift(flipped)).astype(np.complex64)
+    return np.asarray(np.conj(np.fft.ifftshift(flipped)), np.complex64)
 
 
 def unfold(spectrum: Complex64, geometry: HalfGrid) -> Float32:
@@ -258,4 +259,4 @@ def insert_images(
     for rotation in group:
         rows = grid_rows(views.rotated(rotation), geometry.size, n)
         geometry.insert(grid, values, rows, radius2, threads)
-    return energy / (box * box)
+    return float(energy / (box * box))

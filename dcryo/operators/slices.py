@@ -245,8 +245,8 @@ class HalfGrid:
     ) -> None:
         """Add P slices to ``grid`` (float64, ``shape``).
 
-        ``values`` (P, 2h+1, h+1, 2); ``rows`` (P, 2, 3) the grid step, in cells, of one lattice step along a and
-        b; ``radius2`` (P,) the squared lattice radius below which samples count.
+        ``values`` (P, 2h+1, h+1, 2); ``rows`` (P, 2, 3) the grid step, in cells, of one lattice step along a
+        and b; ``radius2`` (P,) the squared lattice radius below which samples count.
         """
         kernel = _tile_kernel(self.window.width, True)
         table = self.window.table

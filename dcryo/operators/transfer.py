@@ -94,7 +94,9 @@ def lookup(table: Any, s: Any) -> Any:
     return table[k] + (x - np.float32(k)) * (table[k + 1] - table[k])
 
 
-@compile_kernel("f8(f4[:,:,:,::1], f8[:,::1], f8[:,:,::1], f8[::1], i8[::1], i8[::1], f4[:,::1], f4[:,::1], f8, f8, i8)")
+@compile_kernel(
+    "f8(f4[:,:,:,::1], f8[:,::1], f8[:,:,::1], f8[::1], i8[::1], i8[::1], f4[:,::1], f4[:,::1], f8, f8, i8)"
+)
 def modulate(
     values: Any,
     coefficients: Any,
@@ -110,11 +112,11 @@ def modulate(
 ) -> float:
     """Multiply slices in place by their transfer function (forward) or its conjugate (adjoint).
 
-    values (P, 2h+1, h+1, 2); coefficients (P, 19); distortion (P, 2, 2); limit2 (P,) the squared band limit in
-    (rad/voxel)^2, samples beyond it become 0; group (P,) row of ``radial`` (the basis function, and in the
+    values (P, 2h+1, h+1, 2); coefficients (P, 19); distortion (P, 2, 2); limit2 (P,) the squared band limit
+    in (rad/voxel)^2, samples beyond it become 0; group (P,) row of ``radial`` (the basis function, and in the
     adjoint direction times the noise weight) and of ``weight`` (the noise weight alone, for the energy), both
-    (groups, LUT_SIZE + 2); treatment (P,); step = 2 pi / n; offset: pixels from the centre to the first sample
-    of the transformed image (n // 2 for a plain FFT); direction 0 adjoint, 1 forward.
+    (groups, LUT_SIZE + 2); treatment (P,); step = 2 pi / n; offset: pixels from the first sample to the
+    centre of the transformed image (n // 2 for a plain FFT); direction 0 adjoint, 1 forward.
 
     Returns sum |value|^2 weight over the whole plane, before multiplication (the data's energy times n^2).
     """

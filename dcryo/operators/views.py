@@ -1,4 +1,4 @@
-"""Everything the operators need to know about a batch of particles, as arrays: no files, no units but voxels."""
+"""What the operators need to know about a batch of particles, as arrays: no files, no units but voxels."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Views:
     """P particles as seen by the operators, in voxels of the volume.
 
     rotation (P, 3, 3) the matrices A; coefficients (P, 19), amplitude included; distortion (P, 2, 2) the D of
-    ``v = D w``; limit2 (P,) squared band limit in (rad/voxel)^2; measure (P,) the share of a full-size image's
-    frequency plane that a unit of v stands for, 1 / (scale^2 det D); group (P,) row of the radial tables;
-    treatment (P,) see :mod:`dcryo.operators.transfer`.
+    ``v = D w``; limit2 (P,) squared band limit in (rad/voxel)^2; measure (P,) the share of a full-size
+    image's frequency plane that a unit of v stands for, 1 / (scale^2 det D); group (P,) row of the radial
+    tables; treatment (P,) see :mod:`dcryo.operators.transfer`.
     """
 
     rotation: Float64
@@ -52,9 +52,9 @@ class Views:
 def make_views(particles: Particles, pixel_size: float, scale: float = 1.0) -> Views:
     """Prepare particles for a volume of voxels of ``pixel_size * scale`` [Å].
 
-    The images are those of the store, Fourier-cropped by ``scale`` (every group's pixel grows by it); the map's
-    values stay those of the full-size map: a projection is measured in voxels of ``pixel_size``.  A group
-    with another pixel size is scaled by its distortion, and its band ends at its own Nyquist frequency.
+    The images are those of the store, Fourier-cropped by ``scale`` (every group's pixel grows by it); the
+    map's values stay those of the full-size map: a projection is measured in voxels of ``pixel_size``.  A
+    group with another pixel size is scaled by its distortion, and its band ends at its own Nyquist frequency.
 
     Raises
     ------

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcryo.solvers.fista import inner
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 
 def conjugate_gradients(
@@ -23,8 +24,8 @@ def conjugate_gradients(
 ) -> tuple[Array, list[float]]:
     """Solve ``apply(x) = linear`` from zero.
 
-    Stops when the residual (in the preconditioner's norm) has fallen by ``tolerance``.  Returns the solution and
-    the residual norms.
+    Stops when the residual (in the preconditioner's norm) has fallen by ``tolerance``.  Returns the solution
+    and the residual norms.
     """
     x = np.zeros_like(linear)
     residual = linear.copy()

@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcryo.solvers.stopping import Progress, Rule
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 
 class Prior(Protocol):
@@ -63,7 +63,7 @@ class Result:
 
 
 def inner(a: Array, b: Array) -> float:
-    """Inner product in float64, plane by plane: the same bits for any number of threads (BLAS promises none)."""
+    """Inner product in float64, plane by plane: unlike BLAS, the same bits for any number of threads."""
     return math.fsum(float(np.multiply(p, q, dtype=np.float64).sum()) for p, q in zip(a, b, strict=True))
 
 
@@ -81,16 +81,18 @@ def init(problem: Quadratic, start: Array | None = None) -> State:
 def step(problem: Quadratic, prior: Prior, state: State) -> State:
     """One iteration; records the objective at the state's x."""
     t_next = (1 + math.sqrt(1 + 4 * state.t**2)) / 2
-    beta = np.float32((state.t - 1) / t_next) if state.objectives else np.float32(0)
-    ahead = state.x + beta * (state.x - state.previous)
-    product_ahead = problem.apply(ahead) if beta else state.product
-    product = (product_ahead + beta * state.product) / (1 + beta)
+    beta = np.float32((state.t - 1) / t_next)
+    ahead: Array = state.x + beta * (state.x - state.previous)
+    # Q(ahead) = (1 + beta) Qx - beta Q(previous): one product gives both
+    product_ahead = problem.apply(ahead) if state.objectives else state.product
+    product: Array = (product_ahead + beta * state.product) / (1 + beta)
     objective = 0.5 * inner(state.x, product) - inner(state.x, problem.linear) + problem.constant
     objective += prior.value(state.x)
     lipschitz = state.lipschitz
     if state.objectives and objective > state.objectives[-1] + 1e-6 * abs(state.objectives[0] - objective):
-        # a step that overshoots means the norm was underestimated, or momentum points uphill: forget both
-        lipschitz *= 1.1
+        if state.t == 1:
+            # even a step without momentum went uphill: the norm was underestimated
+            lipschitz *= 1.5
         t_next = 1.0
         ahead, product_ahead = state.x, product
     z = ahead - (product_ahead - problem.linear) / np.float32(lipschitz)

@@ -17,8 +17,8 @@ Float32 = NDArray[np.float32]
 class TotalVariation:
     """weight * TV(x) + (x >= 0): value and prox by accelerated projection on the dual.
 
-    Fast gradient projection (Beck & Teboulle 2009, IEEE TIP 18:2419) with ``steps`` steps per call, warm-started:
-    inside an outer iteration the dual of the last call is nearly right, so two steps are enough (MATH 9.3).
+    Fast gradient projection (Beck & Teboulle 2009, IEEE TIP 18:2419) with ``steps`` steps per call,
+    warm-started: inside an outer iteration the dual of the last call is nearly right, so two steps do.
 
     Attributes
     ----------

@@ -45,9 +45,10 @@ def iterations(limit: int) -> Rule:
 
 
 def objective_change(tolerance: float, window: int = 3) -> Rule:
-    """Stop when the objective fell by less than ``tolerance`` of its fall so far, per iteration, over ``window``.
+    """Stop when the objective falls by less than ``tolerance`` of its fall so far, per iteration.
 
-    Measured against the fall and not the value, which contains the energy of the noise.
+    Averaged over ``window`` iterations.  Measured against the fall and not the value, which contains the
+    energy of the noise.
     """
 
     def check(p: Progress) -> str | None:
@@ -66,5 +67,7 @@ def objective_change(tolerance: float, window: int = 3) -> Rule:
 def relative_change(tolerance: float) -> Rule:
     """Stop when the unknown moves by less than ``tolerance`` of its norm in one iteration."""
     return Rule(
-        lambda p: f"unknown changes by less than {tolerance:g} per iteration" if p.change < tolerance else None
+        lambda p: (
+            f"unknown changes by less than {tolerance:g} per iteration" if p.change < tolerance else None
+        )
     )

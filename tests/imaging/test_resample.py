@@ -10,11 +10,11 @@ from dcryo.imaging.resample import fourier_crop, window
 
 
 def waves(n: int, length: float) -> np.ndarray:
-    """Three plane waves of period ``length / q``, sampled on n pixels of a field of view ``length``."""
+    """Plane waves of up to 4 cycles per field of view ``length``, sampled on n pixels."""
     x = (np.arange(n) - n // 2) * length / n
     y = x[:, None]
     turn = 2 * np.pi / length
-    return (np.cos(turn * (3 * x + y)) + 0.5 * np.sin(turn * (2 * y - x)) + 0.2)[None]
+    return (np.cos(turn * (4 * x + y)) + 0.5 * np.sin(turn * (2 * y - x)) + 0.2)[None]
 
 
 @pytest.mark.parametrize(("n", "size"), [(24, 16), (24, 15), (25, 16), (25, 15), (24, 24), (16, 9)])

@@ -130,7 +130,10 @@ def test_aberrations_are_refused_by_name(cs: Path, name: str) -> None:
         ({"blob/path": np.array([b"J1/gone.mrc"] * COUNT)}, "J1/gone.mrc was not found.*--datadir"),
         ({"blob/sign": np.array([1, -1, 1, 1], "f4")}, "blob/sign differs"),
         ({"alignments3D/split": np.full(COUNT, 7, "u4")}, "alignments3D/split is neither 0 nor 1"),
-        ({"alignments3D/pose": np.full((COUNT, 3), np.nan, "f4")}, "alignments3D/pose of row 1 is not finite"),
+        (
+            {"alignments3D/pose": np.full((COUNT, 3), np.nan, "f4")},
+            "alignments3D/pose of row 1 is not finite",
+        ),
     ],
 )
 def test_bad_values_are_named(cs: Path, change: dict[str, Any], sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""MRC files: checked against mrcfile, an independent writer and reader, and against files of other programs."""
+"""MRC files: against mrcfile as an independent writer and reader, and files of other programs."""
 
 from __future__ import annotations
 
@@ -46,9 +46,21 @@ def test_big_endian(tmp_path: Path) -> None:
     np.testing.assert_array_equal(volume, data)
 
 
+def test_extended_header_is_skipped(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).standard_normal((5, 4, 4)).astype(np.float32)
+    for name in ("a.mrc", "a.mrcs"):
+        with mrcfile.new(tmp_path / name) as mrc:
+            mrc.set_data(data)
+            mrc.set_extended_header(np.arange(100, dtype=np.float32))
+    np.testing.assert_array_equal(Stack(tmp_path / "a.mrcs").read(range(5)), data)
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.mrc", cubic=False)[0], data)
+
+
 def test_axes_are_reordered(tmp_path: Path) -> None:
     data = np.random.default_rng(0).standard_normal((4, 4, 4)).astype(np.float32)  # [z, y, x]
-    path = save(tmp_path / "a.mrc", np.ascontiguousarray(data.transpose(2, 0, 1)))  # sections x, rows z, columns y
+    path = save(
+        tmp_path / "a.mrc", np.ascontiguousarray(data.transpose(2, 0, 1))
+    )  # sections x, rows z, columns y
     with mrcfile.open(path, "r+") as mrc:
         mrc.header.mapc, mrc.header.mapr, mrc.header.maps = 2, 3, 1
     np.testing.assert_array_equal(read_volume(path)[0], data)

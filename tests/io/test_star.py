@@ -143,7 +143,8 @@ def test_relion_30_pixel_size_and_groups(tmp_path: Path) -> None:
     row = {k: v for k, v in row.items() if v is not None}
     volts, tilts = [300, 200, 300, 300], [0, 0, 0.5, 0.5]
     rows = [
-        [v.format(i=i, h=1 + i % 2, v=volts[i - 1], b=tilts[i - 1]) for v in row.values()] for i in range(1, 5)
+        [v.format(i=i, h=1 + i % 2, v=volts[i - 1], b=tilts[i - 1]) for v in row.values()]
+        for i in range(1, 5)
     ]
     path = tmp_path / "p.star"
     path.write_text(loop("images", list(row), rows))
@@ -194,7 +195,9 @@ def test_bad_values_are_named(star: Maker, change: dict, sentence: str) -> None:
 
 def test_ignored_columns_are_as_if_absent(star: Maker) -> None:
     path = star(optics={"rlnEnergyLoss": "10"}, rlnTomoName="ts1")
-    table = read_particles_star(path, ignore=("rlnEnergyLoss", "rlnTomoName", "rlnRandomSubset", "rlnNothing"))
+    table = read_particles_star(
+        path, ignore=("rlnEnergyLoss", "rlnTomoName", "rlnRandomSubset", "rlnNothing")
+    )
     assert table.ignored == ("rlnEnergyLoss", "rlnTomoName", "rlnRandomSubset")
     np.testing.assert_array_equal(table.particles.half, 0)
 
@@ -244,6 +247,16 @@ def test_ragged_rows_that_cancel_are_noticed(star: Maker) -> None:
         read_particles_star(path)
 
 
+def test_rows_over_two_lines_are_refused(star: Maker) -> None:
+    path = star()
+    lines = path.read_text().splitlines()
+    row = next(i for i, text in enumerate(lines) if text.startswith("3@"))
+    lines[row] = lines[row].replace(" ", "\n", 1)
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match=f"line {row + 1} has 1 values"):
+        read_particles_star(path)
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -251,7 +264,10 @@ def test_ragged_rows_that_cancel_are_noticed(star: Maker) -> None:
         ("data_job\n\n_rlnJobType 3\n", "no table with a column rlnImageName"),
         ("just words\n", "not a STAR file"),
         (loop("a", ["rlnImageName"], [["1@s"]]) + loop("b", ["rlnImageName"], [["1@s"]]), "several tables"),
-        (loop("particles", ["rlnImageName", "rlnDefocusU", "rlnDefocusU"], [["1@s", "1", "2"]]), "rlnDefocusU"),
+        (
+            loop("particles", ["rlnImageName", "rlnDefocusU", "rlnDefocusU"], [["1@s", "1", "2"]]),
+            "rlnDefocusU",
+        ),
         (loop("particles", ["rlnImageName"], []), "star"),
     ],
 )
@@ -293,7 +309,9 @@ def test_datadir_and_moved_projects(tmp_path: Path, star: Maker) -> None:
 def test_two_names_that_lead_to_one_file_are_refused(tmp_path: Path, star: Maker) -> None:
     save_stack(tmp_path / "flat" / "s.mrcs")
     path = star()
-    path.write_text(path.read_text().replace("1@stack.mrcs", "1@a/s.mrcs").replace("2@stack.mrcs", "2@b/s.mrcs"))
+    path.write_text(
+        path.read_text().replace("1@stack.mrcs", "1@a/s.mrcs").replace("2@stack.mrcs", "2@b/s.mrcs")
+    )
     save_stack(tmp_path / "flat" / "stack.mrcs")
     with pytest.raises(InputError, match=r"a/s\.mrcs and b/s\.mrcs both lead to"):
         read_particles_star(path, datadir=tmp_path / "flat")
@@ -335,7 +353,7 @@ def test_written_table_reads_back(tmp_path: Path) -> None:
         count,
         rotation=Rotation.random(count, random_state=1).as_quat(),
         shift=rng.normal(0, 5, (count, 2)),
-        defocus=np.stack([rng.uniform(1e4, 2e4, count), rng.uniform(1e4, 2e4, count), rng.uniform(0, 3, count)], 1),
+        defocus=rng.uniform([1e4, 1e4, 0], [2e4, 2e4, 3], (count, 3)),
         phase_shift=rng.uniform(0, 1, count),
         bfactor=rng.uniform(0, 50, count),
         scale=rng.uniform(0.5, 1.5, count),
@@ -363,7 +381,8 @@ def test_written_table_reads_back(tmp_path: Path) -> None:
         assert new.phase_flipped == old.phase_flipped
     # a stricter reader than ours agrees on the angles
     block = gemmi.cif.read_file(str(path)).find_block("particles")
-    angles = np.array([[float(v) for v in block.find_values(f"_rlnAngle{a}")] for a in ("Rot", "Tilt", "Psi")]).T
+    columns = [block.find_values(f"_rlnAngle{name}") for name in ("Rot", "Tilt", "Psi")]
+    angles = np.array([[float(value) for value in column] for column in columns]).T
     matrices = np.swapaxes(Rotation.from_euler("ZYZ", angles, degrees=True).as_matrix(), 1, 2)
     np.testing.assert_allclose(matrices, Rotation.from_quat(particles.rotation).as_matrix(), atol=1e-8)
     np.testing.assert_allclose(
@@ -394,7 +413,8 @@ def test_six_optics_groups(shared_data: Path) -> None:
 
 def test_optics_table_last(shared_data: Path) -> None:
     particles = read_particles_star(shared_data / "star" / "relion31.v2.star", images=False).particles
-    assert (len(particles), particles.optics[0].pixel_size, particles.optics[0].cs) == (5, 2.806, pytest.approx(1e5))
+    (optics,) = particles.optics
+    assert (len(particles), optics.pixel_size, optics.cs) == (5, 2.806, pytest.approx(1e5))
 
 
 def test_relion_5(shared_data: Path) -> None:

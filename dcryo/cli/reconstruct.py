@@ -1,0 +1,168 @@
+"""Reconstruct: a regularised map, its half maps and an honest FSC from a particle store.
+
+    dcryo reconstruct particles.zarr run.zarr
+    dcryo reconstruct particles.zarr run.zarr --symmetry D2 --mask-diameter 180
+    dcryo reconstruct particles.zarr run.zarr --scale 2 --weight 0.5
+    dcryo reconstruct particles.zarr run.zarr --dry-run
+
+The defaults are meant to be used: total variation whose weight is found by cross-validation between the half
+sets, nonnegativity where it helps, noise spectra from the store.  The headline resolution is the FSC of
+linear (unregularised) half maps, corrected for the mask.  Interrupted, the same command goes on where it
+stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, fields
+
+from dcryo.cli import console
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``dcryo reconstruct``; their defaults are those of the configuration."""
+    from dcryo.methods.reconstruct import PRIORS, ReconstructConfig
+
+    default = ReconstructConfig()
+    parser.add_argument("particles", metavar="PARTICLES", help="particle store")
+    parser.add_argument("run_store", metavar="RUN", help="run to write, or to resume")
+
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--prior",
+        choices=PRIORS,
+        default=default.prior,
+        help="tv: total variation (default: %(default)s)",
+    )
+    model.add_argument(
+        "--weight", type=_weight, default=default.weight, metavar="W",
+        help="of the prior, about 1, or auto: by cross-validation between the halves (default: %(default)s)",
+    )  # fmt: skip
+    model.add_argument(
+        "--nonnegative", type=_switch, default=default.nonnegative, metavar="{auto,on,off}",
+        help="density above a free baseline; auto: where cross-validation prefers it (default: %(default)s)",
+    )  # fmt: skip
+    model.add_argument("--symmetry", default=default.symmetry, metavar="GROUP", help="(default: %(default)s)")
+    model.add_argument(
+        "--noise", choices=("auto", "white"), default=default.noise,
+        help="the spectra in the store, or all frequencies alike (default: %(default)s)",
+    )  # fmt: skip
+    model.add_argument(
+        "--scale", type=float, default=default.scale, metavar="S",
+        help="voxels S times as large as pixels: coarser, faster, steadier (default: %(default)g)",
+    )  # fmt: skip
+    model.add_argument(
+        "--native-scale",
+        action="store_true",
+        help="write the maps in those voxels, not in pixels",
+    )
+    model.add_argument(
+        "--basis", default=default.basis, metavar="BASIS",
+        help="voxel, or kbwf:RADIUS,ALPHA,ORDER as kbwf:4,19,2 (default: %(default)s)",
+    )  # fmt: skip
+    model.add_argument(
+        "--halves", choices=("auto", "even-odd", "none"), default=default.halves,
+        help="those of the store, rows of even and odd index, or no halves (default: %(default)s)",
+    )  # fmt: skip
+    model.add_argument(
+        "--mask-diameter", type=float, default=default.mask_diameter, metavar="Å",
+        help="of the ball in which the FSC is measured (default: 0.8 of the box)",
+    )  # fmt: skip
+
+    solver = parser.add_argument_group("solver")
+    solver.add_argument(
+        "--accuracy", choices=("fast", "default", "accurate", "reference"), default=default.accuracy,
+        help="of the slices; reference is a direct sum, for tiny boxes (default: %(default)s)",
+    )  # fmt: skip
+    solver.add_argument(
+        "--iterations", type=int, default=default.iterations, metavar="N",
+        help="at most so many of one solve (default: %(default)s)",
+    )  # fmt: skip
+    solver.add_argument(
+        "--tolerance", type=float, default=default.tolerance, metavar="T",
+        help="a solve stops when the objective falls by less than this fraction (default: %(default)g)",
+    )  # fmt: skip
+    solver.add_argument(
+        "--ridge", type=float, default=default.ridge, metavar="R",
+        help="Tikhonov weight of the linear maps (default: %(default)g)",
+    )  # fmt: skip
+    solver.add_argument(
+        "--seed", type=int, default=default.seed, help="of the phase randomisation (default: %(default)s)"
+    )
+
+    work = parser.add_argument_group("work")
+    work.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="0: one per core (default: %(default)s)"
+    )
+    work.add_argument(
+        "--max-memory", type=_bytes, metavar="SIZE",
+        help="as 8GB; a plan that needs more is refused (default: what the machine has)",
+    )  # fmt: skip
+    work.add_argument(
+        "--slice-size", type=int, default=default.slice_size, metavar="P",
+        help="particles in a slice, which is what a restart repeats; 0: planned (default: %(default)s)",
+    )  # fmt: skip
+    work.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
+    work.add_argument("--overwrite", action="store_true", help="replace RUN")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Reconstruct, or print the plan; print the result."""
+    from dcryo.methods.reconstruct import ReconstructConfig, plan, reconstruct
+
+    config = ReconstructConfig(
+        **{field.name: getattr(args, field.name) for field in fields(ReconstructConfig)}
+    )
+    if args.dry_run:
+        planned = plan(args.particles, config)
+        if args.json:
+            console.print_json({"plan": asdict(planned)})
+        else:
+            print(planned.describe())
+        return 0
+    with console.progress_on_stderr() as progress:
+        store = reconstruct(
+            args.particles,
+            args.run_store,
+            config,
+            progress=progress,
+            overwrite=args.overwrite,
+            threads=args.threads,
+            max_memory=args.max_memory,
+        )
+    result = store.attributes["result"]
+    if args.json:
+        console.print_json({"run": store.url, **result})
+    else:
+        console.print_table(console.result_rows(result))
+        print(f"dcryo report {args.run_store} writes its page, dcryo export {args.run_store} map.mrc its map")
+    return 0
+
+
+def _weight(text: str) -> float | str:
+    if text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor auto") from None
+
+
+def _switch(text: str) -> bool | str:
+    switches: dict[str, bool | str] = {"auto": "auto", "on": True, "off": False}
+    if text not in switches:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of auto, on, off")
+    return switches[text]
+
+
+def _bytes(text: str) -> int:
+    """Bytes of ``8GB``, ``500MB``, ``2.5e9``; units are powers of 1000."""
+    number, scale = text.strip(), 1.0
+    for unit, factor in {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0}.items():
+        if number.lower().endswith(unit.lower()):
+            number, scale = number[: -len(unit)].strip(), factor
+            break
+    try:
+        return int(float(number) * scale)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; give one as 8GB") from None

@@ -1,0 +1,1 @@
+"""The page that a finished run is judged by."""
