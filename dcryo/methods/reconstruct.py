@@ -69,7 +69,7 @@ class ReconstructConfig:
     weight : float or "auto"
         Dimensionless weight of the prior, about 1; "auto": cross-validation between the half sets.
     nonnegative : bool or "auto"
-        Map above a free constant baseline; "auto": where cross-validation prefers it.
+        Map above a free constant baseline; "auto": unless cross-validation speaks against it.
     symmetry : str
         Point group, RELION's names and axes.
     noise : {"auto", "white"}

