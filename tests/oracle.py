@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.integrate import quad_vec
+from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation
 from scipy.special import iv, ive, j0, jv
 
@@ -32,7 +33,7 @@ def flat(w: np.ndarray) -> np.ndarray:
 
 
 def example(count: int, seed: int, optics: Optics | tuple[Optics, ...] | None = None) -> Particles:
-    """Particles with random poses, shifts of up to 1.5 pixels, astigmatic defocus and all else that varies."""
+    """Particles with random poses, shifts of up to 1.5 pixels, astigmatism and all else that varies."""
     rng = np.random.default_rng(seed)
     if optics is None:
         optics = Optics(pixel_size=PIXEL, beam_tilt=(2e-3, -1e-3))
@@ -70,7 +71,7 @@ def blob(n: int, width: float = 1.2) -> np.ndarray:
 
 
 def contrast(particles: Particles, p: int, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """CTF (real, with envelope and scale) and odd phase (shift included) at w (..., 2) rad per image pixel."""
+    """CTF (real, with envelope and scale) and odd phase (with shift) at w (..., 2) rad per image pixel."""
     optics = particles.optics[particles.optics_group[p]]
     phase = -(w @ particles.shift[p]) / optics.pixel_size
     if not optics.ctf:
@@ -116,7 +117,7 @@ class Dense:
 
 
 def limit(optics: Optics, pixel_size: float, scale: float) -> float:
-    """Band limit in rad per voxel: the voxels' own Nyquist frequency, or the worst of the (cropped) images'."""
+    """Band limit in rad per voxel: the voxels' Nyquist frequency, or the (cropped) images' lowest."""
     smallest = np.linalg.svd(np.array(optics.magnification), compute_uv=False)[-1]
     return math.pi * min(1.0, smallest * pixel_size / optics.pixel_size)
 
@@ -215,7 +216,7 @@ def sheared_kernel(particles: Particles, n: int, length: int, *, pixel_size: flo
 
 @dataclass(frozen=True)
 class Window:
-    """Kaiser-Bessel window (thesis 2.4, 4.40): projection and transform, of ``radius`` pixels and ``alpha``."""
+    """Kaiser-Bessel window of order 2 (thesis 2.4, 4.40): projection and Fourier transform."""
 
     radius: float
     alpha: float
@@ -235,8 +236,8 @@ class Window:
         return scale * bessel / z**3.5
 
     def blurred(self, r: np.ndarray, sigma: float) -> np.ndarray:
-        """The projection convolved with a Gaussian of standard deviation ``sigma``, by its Hankel transform."""
-        grid = np.linspace(0, float(r.max()) + 0.1, 1500)
+        """The projection convolved with a Gaussian of deviation ``sigma``, by its Hankel transform."""
+        grid = np.linspace(0, float(r.max()) + 0.1, 4000)
         value, _ = quad_vec(
             lambda w: w * self.fourier(w) * math.exp(-((sigma * w) ** 2) / 2) * j0(w * grid) / (2 * math.pi),
             0,
@@ -245,8 +246,6 @@ class Window:
             epsrel=1e-12,
             limit=400,
         )
-        from scipy.interpolate import CubicSpline
-
         return CubicSpline(grid, value)(r)
 
 

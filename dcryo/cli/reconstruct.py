@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     model.add_argument(
         "--nonnegative", type=_switch, default=default.nonnegative, metavar="{auto,on,off}",
-        help="density above a free baseline; auto: where cross-validation prefers it (default: %(default)s)",
+        help="density above a free baseline; auto: unless cross-validation speaks against it "
+        "(default: %(default)s)",
     )  # fmt: skip
     model.add_argument("--symmetry", default=default.symmetry, metavar="GROUP", help="(default: %(default)s)")
     model.add_argument(

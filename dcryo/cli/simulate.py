@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
         **given,
         snr_definition=args.snr_def,
         defocus=None if args.no_ctf else tuple(args.defocus),
-        cs=args.cs * 1e7,
+        cs=round(args.cs * 1e7, 3),
     )
     if args.star is not None and not args.overwrite:
         _check_free(args.star)

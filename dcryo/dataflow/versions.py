@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 
-NUMERICS = ("dcryo", "numpy", "scipy", "numba", "llvmlite")
+from dcryo import __version__
+
+NUMERICS = ("numpy", "scipy", "numba", "llvmlite")
 
 
 def versions() -> dict[str, str]:
     """Versions of the packages that compute, Python's, and the processor's name and instruction sets."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in NUMERICS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
+    found = {"dcryo": __version__, "python": platform.python_version(), "machine": platform.machine()}
+    found |= {name: version(name) for name in NUMERICS}
     found["processor"] = _processor()
     return found
 

@@ -245,7 +245,7 @@ def ctf_image(particles: Particles, pixel_size: float, n: int) -> NDArray[np.com
 
 
 def check_optics(particles: Particles) -> None:
-    """Refuse defocus values that cannot be in Å and CTFs that would be zero everywhere.
+    """Refuse defocus values not in Å, aberrations beyond our orders, and CTFs that would be zero everywhere.
 
     Raises
     ------
@@ -258,6 +258,8 @@ def check_optics(particles: Particles) -> None:
         if not optics.ctf or not rows.any():
             continue
         group = f"optics group {optics.name}"
+        _zernike_sum(optics.even_zernike, _EVEN_ZERNIKE, "rlnEvenZernike", 4, optics.name)
+        _zernike_sum(optics.odd_zernike, _ODD_ZERNIKE, "rlnOddZernike", 3, optics.name)
         if not np.isfinite(particles.defocus[rows]).all():
             raise InputError(
                 f"{group}: defocus is missing or not finite in some rows; correct rlnDefocusU, rlnDefocusV "

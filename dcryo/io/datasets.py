@@ -13,6 +13,7 @@ from dcryo.io.chunks import checked_store
 from dcryo.io.location import Location, normalise, reporting
 from dcryo.io.particle_schema import TABLES
 from dcryo.io.particle_store import open_particles
+from dcryo.io.run_store import TABLES as RUN_TABLES
 from dcryo.io.run_store import open_run
 from dcryo.io.store_root import read_mark
 
@@ -51,8 +52,12 @@ def open(url: Location) -> xr.Dataset | xr.DataTree:
     mark = read_mark(url)
     store: Any = checked_store(url) if mark is not None else None
     if mark is not None and mark["kind"] == "run":
-        with reporting(open_run(url).url):
-            return xr.open_datatree(store, **OPTIONS)
+        run = open_run(url)
+        # By name: a run also holds what is not Zarr, its scratch and its report.
+        groups = [*run.volumes(), *(f"{RUN_TABLES}/{name}" for name in run.tables())]
+        with reporting(url):
+            parts = {name: xr.open_dataset(store, group=name, **OPTIONS) for name in groups}
+        return xr.DataTree.from_dict({"/": xr.Dataset(attrs=run.attributes), **parts})
     particles = open_particles(url)
     with reporting(url):
         dataset = xr.open_dataset(store, **OPTIONS)

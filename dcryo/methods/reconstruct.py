@@ -35,6 +35,7 @@ from dcryo.imaging.mapping import sample_map
 from dcryo.io.location import is_remote, join, normalise
 from dcryo.io.particle_store import ParticleStore, open_particles
 from dcryo.io.run_store import RunStore, create_run
+from dcryo.io.store_root import clear
 from dcryo.methods.progress import Progress, Silent
 from dcryo.methods.regularise import MapProblem, Solution, solve_linear, solve_tv
 from dcryo.methods.weight import Choice, choose_weight
@@ -277,13 +278,21 @@ def reconstruct(
     _check_first_poses(store)
     out = create_run(run, "reconstruct", _recorded(store, config), overwrite=overwrite)
     if out.complete:
+        out.clean()
         progress.message(f"{out.url} is complete already; nothing to do (--overwrite starts again)")
         return out
+    fresh = "plan" not in out.attributes
     _record_plan(out, chosen, progress)
     fold = _fold(store, out, chosen, config, threads)
     Commits(fold.commits).sweep()
-    with clock.stage("accumulate"):
-        handles = _accumulate(chosen, fold, executor or SerialExecutor(), progress)
+    try:
+        with clock.stage("accumulate"):
+            handles = _accumulate(chosen, fold, executor or SerialExecutor(), progress)
+    except InputError:
+        # bad input leaves nothing behind, unless slices were committed: those are kept for the next try
+        if fresh and not Commits(fold.commits).keys():
+            clear(out.url)
+        raise
     with clock.stage("solve"):
         maps = _solve(chosen, fold, store.pixel_size * fold.scale, config, progress)
     with clock.stage("measure"):
@@ -293,6 +302,7 @@ def reconstruct(
     out.update(timings=clock.seconds, bytes_read=bytes_read, resumed=sum(h.resumed for h in handles))
     result |= {"seconds": clock.seconds["total"], "bytes_read": bytes_read, "peak_rss": _peak_rss()}
     out.finish(result)
+    out.clean()
     return out
 
 

@@ -168,8 +168,8 @@ def simulate(
 ) -> ParticleStore:
     """Write a simulated particle store, a shard at a time, and return it opened.
 
-    The rows are in the order of the half sets; as particles are independent draws, the first half of them is
-    half set 1.  The store keeps the object as its truth, and the noise spectrum that ingest would estimate.
+    The rows are in the order of the half sets, which alternate in the order of ``row``.  The store keeps the
+    object as its truth, and the noise spectrum that ingest would estimate.
 
     Raises
     ------
@@ -257,6 +257,8 @@ def draw_particles(config: SimulateConfig, pixel_size: float, rng: np.random.Gen
         "rotation": rotation,
         "shift": rng.uniform(-1, 1, (count, 2)) * config.max_shift * pixel_size,
         "half": np.repeat(np.array([1, 2], np.int8), [(count + 1) // 2, count // 2]),
+        # in the user's order the half sets alternate: any part of the set has both
+        "row": np.r_[0:count:2, 1:count:2],
         "micrograph": (np.arange(count) // MICROGRAPH).astype(np.int32),
     }
     if config.defocus is not None:

@@ -143,6 +143,9 @@ def _best_weight(search: _Search, constraint: bool) -> Choice:
     if abs(best) == OCTAVES:
         return pairs[best]
     left, middle, right = at(best - 1), at(best), at(best + 1)
-    refined = best + 0.5 * (left - right) / (left - 2 * middle + right)
+    curvature = left - 2 * middle + right
+    if not curvature > 0:
+        return pairs[best]
+    refined = best + 0.5 * (left - right) / curvature
     between = search.pair(FIRST_WEIGHT * 2.0**refined, constraint, pairs[best])
     return min(between, pairs[best], key=_misfit)

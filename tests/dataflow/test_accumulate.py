@@ -46,11 +46,6 @@ from dcryo.operators.views import make_views
 BOX, COUNT = 12, 90
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_cached_stores() -> None:
-    module._open.cache_clear()
-
-
 def table(seed: int = 0, **more: Any) -> Particles:
     """Random views with CTF and shifts; half sets of 47 and 43, the rows of the user's table shuffled."""
     rng = np.random.default_rng(seed)
@@ -242,7 +237,6 @@ def test_the_table_is_read_once_a_slice(
     # A column comes in chunks of 65,536 rows: fetched for every batch, they are half as large as the images.
     part = make_slices(store.halves(), 1000, store.chunk, store.shard)[0]
     fold = fold_of(store, tmp_path / "sums", batch=5)
-    module._open.cache_clear()
     reads = Reads(monkeypatch)
     accumulate_slice(SliceTask(fold, part))
     columns = {key: calls for key, calls in reads.calls.items() if not key.startswith(("image/", "half/"))}

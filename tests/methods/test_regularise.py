@@ -21,7 +21,7 @@ COUNT = 20
 
 
 def setting(n: int) -> tuple[MapProblem, np.ndarray, np.ndarray, float]:
-    """Noisy images of an offset object; the problem in float32, and HᵀH, Hᵀb, energy of the dense matrix."""
+    """Noisy images of an offset object: the problem in float32; HᵀH, Hᵀb of the dense matrix; energy."""
     particles = oracle.example(COUNT, n)
     dense = oracle.projected(particles, n)
     volume = oracle.blob(n) + 0.2
@@ -85,7 +85,7 @@ def test_optimum_agrees_with_a_convex_solver(n: int, nonnegative: bool) -> None:
 
 
 def shell_means(kernel: np.ndarray, n: int) -> np.ndarray:
-    """Mean over shells of the spectrum of a kernel on the padded lattice, at the frequencies of a box of n."""
+    """Mean over shells of a kernel's spectrum on the padded lattice, at the frequencies of a box of n."""
     length = len(kernel)
     spectrum = np.fft.fftn(kernel).real
     f = np.fft.fftfreq(length) * n
@@ -105,7 +105,9 @@ def test_linear_solve_agrees_with_numpy(n: int, ridge: float) -> None:
     soft = ball(n, max(n / 2 - 5, 1), 3)
     factor = ridge * shell_means(lags(problem.equations), n)
     unit = np.eye(n**3).reshape(-1, n, n, n)
-    damping = np.fft.ifftn(np.fft.fftn(unit, axes=(1, 2, 3)) * factor, axes=(1, 2, 3)).real.reshape(n**3, n**3)
+    damping = np.fft.ifftn(np.fft.fftn(unit, axes=(1, 2, 3)) * factor, axes=(1, 2, 3)).real.reshape(
+        n**3, n**3
+    )
     system = soft[:, None] * normal * soft + damping
     expected = np.linalg.solve(system, soft * rhs) * soft
     found, norms = solve_linear(problem, ridge, tolerance=1e-6, iterations=400)
@@ -123,7 +125,10 @@ def test_linear_maps_are_linear_in_the_images(n: int) -> None:
     eq = one.equations
     other = oracle.noise((n, n, n), 3)
     parts = [eq.rhs, other, eq.rhs + 2 * other]
-    maps = [solve_linear(MapProblem(replace(eq, rhs=r), threads=1), tolerance=1e-6, iterations=200)[0] for r in parts]
+    maps = [
+        solve_linear(MapProblem(replace(eq, rhs=r), threads=1), tolerance=1e-6, iterations=200)[0]
+        for r in parts
+    ]
     difference = np.linalg.norm(maps[0] + 2 * maps[1] - maps[2])
     assert difference < 1e-4 * np.linalg.norm(maps[2])
 
@@ -176,11 +181,13 @@ def test_misfit_is_the_distance_to_the_images(n: int) -> None:
     inside = np.hypot(w[:, None], w) < 0.5 - 1e-12
     seen = np.fft.ifft2(np.fft.fft2(detector) * inside).real
     expected = 0.5 * np.sum((dense.apply(volume) - seen) ** 2)
-    assert MapProblem(equations, threads=1).misfit(volume.astype(np.float64)) == pytest.approx(expected, rel=1e-9)
+    assert MapProblem(equations, threads=1).misfit(volume.astype(np.float64)) == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 def test_weight_is_a_pure_number() -> None:
-    """Images and noise k times as strong, twice as many: the same weight gives the same map, k times as strong."""
+    """Images and noise three times as strong: the same weight gives the same map, three times as strong."""
     problem, _, _, _ = setting(8)
     eq = problem.equations
     # b -> 3 b with the noise 3 times as strong: rhs / 3, spectrum / 9

@@ -81,7 +81,7 @@ def undelocalised(count: int, bfactor: float) -> Particles:
 @pytest.mark.parametrize("accuracy", SPREADING)
 @pytest.mark.parametrize("n", [11, 12])
 def test_agrees_with_the_circular_detector_where_nothing_wraps(n: int, accuracy: str) -> None:
-    """An envelope without a sharp cut at the band limit leaves the two lattices no tails to disagree about."""
+    """Without a sharp cut at the band limit the two lattices have no tails to disagree about."""
     particles = undelocalised(3, 300.0)
     fast = accumulate(particles, blank(particles, n), n, accuracy=accuracy)
     exact = accumulate(particles, blank(particles, n), n)
@@ -102,7 +102,7 @@ def test_product_with_a_smooth_object_in_the_ball(n: int, accuracy: str) -> None
     volume = oracle.blob(n, 1.0)
     found = Convolution(fast.spectrum, n, 1)(volume)
     expected = Convolution(exact.spectrum, n, 1)(volume.astype(np.float64))
-    # MATH 4 and 8.2: 9e-5 at n = 16 and more from the tails of the cut, which fall like n^-3/2: 2.5e-4 at n = 8
+    # MATH 4 and 8.2: 9e-5 at n = 16, from the tails of the cut, which fall like n^-3/2: 2.5e-4 at n = 8
     assert relative(found, expected) < SMALL * 2.5e-4
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import oracle
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from dcryo.imaging.particles import Particles
+from dcryo.imaging.particles import Optics, Particles
 from dcryo.operators.normal import Accumulator, Convolution, NormalEquations
 from dcryo.operators.views import Radial, make_radial, make_views
 
@@ -66,7 +67,7 @@ def test_any_partition_in_any_order_gives_the_same_sums(order: list[int], cuts: 
     whole = accumulate(particles, images, N, accuracy="default")
     total = NormalEquations.zeros(N)
     edges = [0, *sorted(cuts), COUNT]
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in pairwise(edges):
         part = np.array(order[first:last])
         total = total + accumulate(particles.take(part), images[part], N, accuracy="default")
     # float32 sums of at most a few hundred terms, in another order: their roundings add like a random walk,
@@ -157,7 +158,7 @@ def test_zero_lag_is_the_diagonal(n: int, accuracy: str) -> None:
 
 
 def test_noise_in_rhs_has_the_variance_of_the_zero_lag() -> None:
-    """White noise in the images, many particles: the variance of rhs, voxel by voxel in the middle, is r[0]."""
+    """White noise in the images, many particles: the variance of rhs in the middle of the box is r[0]."""
     particles = oracle.plain(600, 4)
     images = oracle.noise((600, 12, 12), 5)
     equations = accumulate(particles, images, 12, accuracy="fast")
@@ -166,10 +167,33 @@ def test_noise_in_rhs_has_the_variance_of_the_zero_lag() -> None:
     assert np.mean(middle**2) == pytest.approx(equations.zero_lag(), rel=0.4)
 
 
+@pytest.mark.parametrize("treatment", ["phase_flipped", "premultiplied"])
+@pytest.mark.parametrize(("scale", "ratio"), [(1, 1.0), (2, 1.0), (1, 1.25)])
+@pytest.mark.parametrize("accuracy", ["fast", "default"])
+def test_treated_images_give_the_sums_of_the_raw_ones(
+    accuracy: str, scale: int, ratio: float, treatment: str
+) -> None:
+    """The CTF's sign, or the CTF, multiplied into the images on a lattice on which nothing is lost."""
+    optics = Optics(pixel_size=oracle.PIXEL * ratio, beam_tilt=(2e-3, 0.0))
+    particles = oracle.example(3, 1, optics)
+    m = scale * N
+    j = np.fft.fftfreq(m) * 2 * np.pi
+    w = np.stack(np.meshgrid(j, j), axis=-1)
+    values = np.stack([oracle.contrast(particles, p, w)[0] for p in range(3)])
+    factor = np.sign(values) if treatment == "phase_flipped" else values
+    images = oracle.noise((3, m, m), 5)
+    expected = accumulate(particles, images, N, scale=scale, accuracy=accuracy)
+    images = np.fft.ifft2(np.fft.fft2(images.astype(np.float64)) * factor).real.astype(np.float32)
+    treated = replace(particles, optics=(replace(optics, **{treatment: True}),))
+    found = accumulate(treated, images, N, scale=scale, accuracy=accuracy)
+    assert relative(found.rhs, expected.rhs) < 1e-5  # sines err by 2e-6, twice
+    np.testing.assert_array_equal(found.spectrum, expected.spectrum)
+
+
 @pytest.mark.parametrize("accuracy", ["fast", "default", "accurate"])
 @pytest.mark.parametrize("scale", [1, 2])
 def test_right_hand_side_and_misfit_at_every_accuracy(accuracy: str, scale: int) -> None:
-    """The fast right-hand side uses the images' own lattice, whose oracle is a detector as wide as they are."""
+    """The fast right-hand side uses the images' own lattice: a detector as wide as they are."""
     particles, images = data(N * scale)
     dense = oracle.projected(particles, N, scale=scale, detector=1)
     equations = accumulate(particles, images, N, scale=scale, accuracy=accuracy)

@@ -11,7 +11,7 @@ from dcryo.operators.window import Window, window
 
 
 def spread(geometry: HalfGrid, values: np.ndarray, rows: np.ndarray, radius2: np.ndarray) -> np.ndarray:
-    """Every sample of every slice on its W^3 cells, with the window's formula; samples with u_x < 0 mirrored."""
+    """Every sample of every slice on its W^3 cells, by the window's formula; u_x < 0 is mirrored."""
     chosen: Window = geometry.window
     grid = np.zeros((*geometry.shape[:2], geometry.shape[2] // 2), complex)
     h = values.shape[2] - 1
@@ -27,14 +27,16 @@ def spread(geometry: HalfGrid, values: np.ndarray, rows: np.ndarray, radius2: np
                     u, value = -u, value.conjugate()
                 first = np.ceil(u - chosen.width / 2).astype(int)
                 x = first + np.arange(chosen.width)[:, None] - u
-                w = i0(chosen.beta * np.sqrt(np.maximum(1 - (2 * x / chosen.width) ** 2, 0))) / i0(chosen.beta)
+                w = i0(chosen.beta * np.sqrt(np.maximum(1 - (2 * x / chosen.width) ** 2, 0))) / i0(
+                    chosen.beta
+                )
                 cells = np.ix_(*((first + origin)[i] + np.arange(chosen.width) for i in (2, 1, 0)))
                 grid[cells] += value * w[:, 2, None, None] * w[:, 1, None] * w[:, 0]
     return grid
 
 
 def slices(geometry: HalfGrid, count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Random slices; one along the axes exactly, so that samples fall on the borders of tiles and on u_x = 0."""
+    """Random slices; one along the axes, so that samples fall on the borders of tiles and on u_x = 0."""
     rng = np.random.default_rng(seed)
     n = geometry.n
     h = (n - 1) // 2
@@ -54,7 +56,7 @@ def test_insertion_is_spreading(name: str, n: int) -> None:
     grid = np.zeros(geometry.shape)
     geometry.insert(grid, values, rows, radius2, 1)
     expected = spread(geometry, values, rows, radius2)
-    # positions are float32 numbers of up to 50 cells (4e-6), the weights' slope is below 1, tables err by 2e-6
+    # positions are float32 numbers of up to 50 cells (4e-6), weights have slopes below 1, tables err by 2e-6
     assert np.abs(grid.view(complex) - expected).max() < 1e-5 * np.abs(expected).max() * 3
 
 

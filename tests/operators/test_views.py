@@ -63,7 +63,9 @@ def test_tables_hold_the_basis_and_the_inverse_noise() -> None:
     eps = np.finfo(np.float32).eps
     np.testing.assert_allclose(radial.basis[0, :-1], window.fourier(v), rtol=2 * eps)
     # shell k of an image of 8 pixels is the frequency 2 pi k / 8, in the volume of the first group the same
-    np.testing.assert_allclose(radial.weight[0, :-1], 1 / np.interp(v * 4 / math.pi, np.arange(5), spectra[0]), rtol=2 * eps)
+    np.testing.assert_allclose(
+        radial.weight[0, :-1], 1 / np.interp(v * 4 / math.pi, np.arange(5), spectra[0]), rtol=2 * eps
+    )
     assert (radial.weight[1] == 2).all()
     np.testing.assert_allclose(radial.kernel, radial.basis.astype(float) ** 2 * radial.weight, rtol=4 * eps)
     np.testing.assert_allclose(radial.rhs, radial.basis.astype(float) * radial.weight, rtol=4 * eps)

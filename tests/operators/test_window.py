@@ -24,7 +24,10 @@ def test_transform_is_the_fourier_integral(name: str) -> None:
     chosen = window(name)
     k = np.arange(-20, 21)
     expected = [
-        2 * quad(lambda x, k=k: float(taps(chosen, x)) * math.cos(2 * math.pi * k * x / 40), 0, chosen.width / 2)[0]
+        2
+        * quad(
+            lambda x, k=k: float(taps(chosen, x)) * math.cos(2 * math.pi * k * x / 40), 0, chosen.width / 2
+        )[0]
         for k in k
     ]
     # quad's own error is below 1e-10
@@ -39,7 +42,7 @@ def test_table_interpolates_the_window(name: str) -> None:
     fraction = (offset * TABLE_ROWS - row)[:, None]
     found = chosen.table[0, row] + fraction * chosen.table[1, row]
     distance = offset[:, None] + np.arange(chosen.width) - chosen.width / 2
-    # linear interpolation errs by h^2 / 8 times the curvature, which is largest (beta * 4 / W^2) at the centre
+    # linear interpolation errs by h^2 / 8 times the curvature, at most beta * 4 / W^2 (at the centre)
     bound = chosen.beta * 4 / chosen.width**2 / (8 * TABLE_ROWS**2)
     assert np.abs(found - taps(chosen, distance)).max() < bound + 2 * np.finfo(np.float32).eps
 

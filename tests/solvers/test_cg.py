@@ -55,7 +55,9 @@ def test_a_perfect_preconditioner_needs_one_step() -> None:
 def test_preconditioned_solution_is_the_same() -> None:
     matrix, b = system(1e3)
     diagonal = np.diag(1 / np.diag(matrix))
-    x, _ = conjugate_gradients(times(matrix), b, precondition=times(diagonal), tolerance=1e-10, iterations=400)
+    x, _ = conjugate_gradients(
+        times(matrix), b, precondition=times(diagonal), tolerance=1e-10, iterations=400
+    )
     np.testing.assert_allclose(matrix @ x.ravel(), b.ravel(), atol=1e-8 * np.linalg.norm(b) * 10)
 
 

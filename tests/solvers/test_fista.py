@@ -59,7 +59,7 @@ def test_nonnegative_least_squares() -> None:
     expected, _ = nnls(a, b)
     np.testing.assert_allclose(result.x.ravel(), expected, atol=1e-8)
     assert result.reason == "2000 iterations done"
-    assert result.history[-1] == pytest.approx(0.5 * np.sum((a @ expected - b) ** 2), rel=1e-12)
+    assert result.history[-1] == pytest.approx(0.5 * np.sum((a @ expected - b) ** 2), rel=1e-10)
 
 
 def test_lasso_satisfies_its_optimality_conditions() -> None:
@@ -112,7 +112,12 @@ def test_a_saved_state_goes_on_as_if_nothing_had_happened() -> None:
     for _ in range(9):
         state = step(quadratic, prior, state)
     saved = State(
-        state.x.copy(), state.previous.copy(), state.product.copy(), state.t, state.lipschitz, list(state.objectives)
+        state.x.copy(),
+        state.previous.copy(),
+        state.product.copy(),
+        state.t,
+        state.lipschitz,
+        list(state.objectives),
     )
     for _ in range(9):
         state, saved = step(quadratic, prior, state), step(quadratic, prior, saved)
@@ -132,14 +137,14 @@ def test_starting_at_the_solution_stays_there() -> None:
 
 def test_faster_than_without_acceleration() -> None:
     """1/k^2 against 1/k: on an ill-conditioned problem the difference is not subtle."""
-    quadratic, a, b = problem(rows=62)
+    quadratic, a, b = problem(rows=60)
     expected, _ = nnls(a, b)
     best = 0.5 * np.sum((a @ expected - b) ** 2)
     x = np.zeros(SHAPE)
-    for _ in range(200):
+    for _ in range(60):
         x = np.maximum(x - (quadratic.apply(x) - quadratic.linear) / quadratic.lipschitz, 0)
     plain = 0.5 * np.sum((a @ x.ravel() - b) ** 2) - best
-    fast = solve(quadratic, Nonnegative(), iterations(200)).history[-1] - best
+    fast = solve(quadratic, Nonnegative(), iterations(60)).history[-1] - best
     assert fast < 0.1 * plain
 
 

@@ -19,7 +19,9 @@ def smallest(z: np.ndarray, mu: float, nonnegative: bool) -> np.ndarray:
     index = np.arange(z.size).reshape(shape)
     x = cvxpy.Variable(z.size)
     steps = cvxpy.vstack([x[np.roll(index, -1, axis).ravel()] - x for axis in range(3)])
-    goal = 0.5 * cvxpy.sum_squares(x - z.ravel().astype(np.float64)) + mu * cvxpy.sum(cvxpy.norm(steps, 2, axis=0))
+    goal = 0.5 * cvxpy.sum_squares(x - z.ravel().astype(np.float64)) + mu * cvxpy.sum(
+        cvxpy.norm(steps, 2, axis=0)
+    )
     cvxpy.Problem(cvxpy.Minimize(goal), [x >= 0] if nonnegative else []).solve(solver=cvxpy.CLARABEL)
     return np.asarray(x.value).reshape(shape)
 
@@ -70,7 +72,9 @@ def test_moreau_identity(mu: float) -> None:
     """TV is positively homogeneous, so z - x lies in its subdifferential and (z - x, x) = mu TV(x)."""
     z = oracle.noise((6, 6, 6), 9)
     x = prox(z, mu).astype(np.float64)
-    assert np.sum((z - x) * x) == pytest.approx(mu * total_variation(x.astype(np.float32)), rel=1e-3, abs=1e-3)
+    assert np.sum((z - x) * x) == pytest.approx(
+        mu * total_variation(x.astype(np.float32)), rel=1e-3, abs=1e-3
+    )
     # constants have no variation: the prox leaves the mean alone
     assert x.mean() == pytest.approx(z.mean(dtype=np.float64), abs=1e-6)
 
