@@ -23,10 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List the problems of the store."""
-    from dcryo.io.store_root import read_mark
+    from dcryo.io.store_root import kind_of
 
-    mark = read_mark(args.store)
-    if mark is not None and mark["kind"] == "run":
+    if kind_of(args.store) == "run":
         from dcryo.io.run_store import open_run
 
         problems = open_run(args.store).check()

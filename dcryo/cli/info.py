@@ -22,10 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Open the store, whichever kind it is, and print."""
-    from dcryo.io.store_root import read_mark
+    from dcryo.io.store_root import kind_of
 
-    mark = read_mark(args.store)
-    if mark is not None and mark["kind"] == "run":
+    if kind_of(args.store) == "run":
         return _run_info(args)
     return _particles_info(args)
 

@@ -17,7 +17,10 @@ Any path may also be a URL (s3://, gs://, az://).  `dcryo COMMAND --help` explai
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -40,6 +43,16 @@ COMMANDS = {
     "report": "write the HTML page of a run",
 }
 """The commands and their one line of help; the module ``dcryo.cli.NAME`` is imported only when asked for."""
+
+REMEDIES = {
+    errno.ENOSPC: "free some space, or write elsewhere",
+    errno.EDQUOT: "free some space, or write elsewhere",
+    errno.EFBIG: "raise the limit on the size of files, or write elsewhere",
+    errno.EACCES: "check its permissions",
+    errno.EPERM: "check its permissions",
+    errno.EROFS: "write elsewhere",
+}
+"""What to do about what the system refuses, where it is not the path that is wrong."""
 
 BUG, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -113,6 +126,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def entry() -> NoReturn:
+    """The ``dcryo`` program: run, flush, and leave without tearing the interpreter down.
+
+    The threads of the object store's runtime may still be about to hand something back to Python; one that
+    finds the interpreter half torn down aborts the process, and a finished job would look like a crash.
+    """
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
 def _no_command(arguments: list[str]) -> int:
     parser = overview()
     if arguments and not arguments[0].startswith("-"):
@@ -145,8 +171,11 @@ def _run(name: str, arguments: list[str]) -> int:
         if error.errno is None:
             return _bug(name, error, debug)
         where = f"{error.filename}: " if error.filename is not None else ""
-        return _complain(name, f"{where}{error.strerror}", BAD_INPUT, debug)
+        remedy = REMEDIES.get(error.errno, "check the path")
+        return _complain(name, f"{where}{error.strerror}; {remedy}", BAD_INPUT, debug)
     except KeyboardInterrupt:
+        # zarr's event loop was left in the middle of a write, and says so when Python ends.
+        logging.getLogger("asyncio").disabled = True
         return _complain(name, "interrupted; run the same command again to finish", INTERRUPTED, debug)
     except Exception as error:
         return _bug(name, error, debug)

@@ -21,7 +21,7 @@ from dcryo.cli import console
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``dcryo reconstruct``; their defaults are those of the configuration."""
-    from dcryo.methods.reconstruct import PRIORS, ReconstructConfig
+    from dcryo.methods.reconstruct_config import PRIORS, ReconstructConfig
 
     default = ReconstructConfig()
     parser.add_argument("particles", metavar="PARTICLES", help="particle store")
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     model.add_argument(
         "--nonnegative", type=_switch, default=default.nonnegative, metavar="{auto,on,off}",
-        help="density above a free baseline; auto: unless cross-validation speaks against it "
+        help="density above the level of its surroundings; auto: unless cross-validation speaks against it "
         "(default: %(default)s)",
     )  # fmt: skip
     model.add_argument("--symmetry", default=default.symmetry, metavar="GROUP", help="(default: %(default)s)")
@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     work = parser.add_argument_group("work")
     work.add_argument(
-        "--threads", type=int, default=0, metavar="N", help="0: one per core (default: %(default)s)"
+        "--threads", type=_threads, default=0, metavar="N", help="0: one per core (default: %(default)s)"
     )
     work.add_argument(
         "--max-memory", type=_bytes, metavar="SIZE",
@@ -149,6 +149,12 @@ def _weight(text: str) -> float | str:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor auto") from None
 
 
+def _threads(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of threads; give 0 for one per core")
+    return int(text)
+
+
 def _switch(text: str) -> bool | str:
     switches: dict[str, bool | str] = {"auto": "auto", "on": True, "off": False}
     if text not in switches:
@@ -164,6 +170,9 @@ def _bytes(text: str) -> int:
             number, scale = number[: -len(unit)].strip(), factor
             break
     try:
-        return int(float(number) * scale)
+        size = int(float(number) * scale)
     except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size; give one as 8GB") from None
+        size = 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; give one as 8GB")
+    return size

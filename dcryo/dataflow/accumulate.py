@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcryo.dataflow.commits import Commits
 from dcryo.dataflow.executor import Executor
-from dcryo.dataflow.plan import Merge, Plan, Slice, batches
+from dcryo.dataflow.plan import Merge, Plan, Slice, batches, check_halves
 from dcryo.errors import InputError
 from dcryo.geometry.symmetry import point_group
 from dcryo.imaging.basis import parse_basis
@@ -81,20 +80,18 @@ def assign_halves(store: ParticleStore, rule: str) -> NDArray[np.int8]:
     Raises
     ------
     InputError
-        For another rule.
+        For another rule, or if a half set that others belong to is empty.
     """
     if rule == "auto":
-        return store.halves()
-    if rule == "even-odd":
-        return (store.particles().row % 2 + 1).astype(np.int8)
-    if rule == "none":
-        return np.zeros(store.count, np.int8)
-    raise InputError(f"--halves {rule!r} is not known; choose auto, even-odd or none")
-
-
-@lru_cache(maxsize=2)
-def _open(url: str) -> ParticleStore:
-    return open_particles(url, verify=False)
+        halves = store.halves()
+    elif rule == "even-odd":
+        halves = (store.particles().row % 2 + 1).astype(np.int8)
+    elif rule == "none":
+        halves = np.zeros(store.count, np.int8)
+    else:
+        raise InputError(f"--halves {rule!r} is not known; choose auto, even-odd or none")
+    check_halves(halves, store.url)
+    return halves
 
 
 def radial_tables(store: ParticleStore, fold: Fold) -> Radial:
@@ -142,6 +139,8 @@ def _stream(
     Reads go chunk by chunk, and a chunk that two batches share is decoded once.
     """
     chunk = store.chunk
+    # at once: a column comes in large chunks, which every batch would fetch again
+    table = store.particles(int(rows[0]), int(rows[-1]) + 1)
     held: tuple[int, NDArray[np.float32]] | None = None
 
     def read_chunk(index: int) -> NDArray[np.float32]:
@@ -158,8 +157,7 @@ def _stream(
             inside = wanted[wanted // chunk == index] - index * chunk
             images[filled : filled + len(inside)] = read_chunk(int(index))[inside]
             filled += len(inside)
-        table = store.particles(int(wanted[0]), int(wanted[-1]) + 1)
-        return table.take(wanted - wanted[0]), images
+        return table.take(wanted - rows[0]), images
 
     parts = list(batches(len(rows), batch))
     with ThreadPoolExecutor(1, thread_name_prefix="dcryo-read") as reader:
@@ -171,7 +169,8 @@ def _stream(
             yield current
 
 
-def _check_poses(store: ParticleStore, particles: Particles) -> None:
+def check_poses(store: ParticleStore, particles: Particles) -> None:
+    """Refuse particles without a pose: InputError that names the first."""
     missing = np.flatnonzero(~np.isfinite(particles.rotation).all(axis=1))
     if len(missing):
         raise InputError(
@@ -187,8 +186,8 @@ def accumulate_slice(task: SliceTask) -> Handle:
     if commits.has(part.key):
         return Handle(part.key, part.count, 0.0, 0, True)
     began = time.perf_counter()
-    store = _open(fold.particles)
-    before = store.bytes_read
+    # opened afresh: a store that was replaced is not remembered, and bytes_read counts this task alone
+    store = open_particles(fold.particles, verify=False)
     group = point_group(fold.symmetry)
     accumulator = Accumulator(
         fold.n,
@@ -198,11 +197,10 @@ def accumulate_slice(task: SliceTask) -> Handle:
         threads=fold.threads,
     )
     for particles, images in _stream(store, rows_of(store, task), fold.batch):
-        _check_poses(store, particles)
+        check_poses(store, particles)
         accumulator.add(images, make_views(particles, store.pixel_size, fold.scale))
-    bytes_read = store.bytes_read - before
     put_equations(commits, part.key, accumulator.finish())
-    return Handle(part.key, part.count, time.perf_counter() - began, bytes_read, False)
+    return Handle(part.key, part.count, time.perf_counter() - began, store.bytes_read, False)
 
 
 def merge_partials(task: MergeTask) -> Handle:
@@ -210,14 +208,14 @@ def merge_partials(task: MergeTask) -> Handle:
     commits, merge = Commits(task.commits), task.merge
     began = time.perf_counter()
     resumed = commits.has(merge.key)
-    if resumed:
-        count = int(commits.meta(merge.key)["count"])
-    else:
+    if not resumed:
         total = get_equations(commits, merge.left) + get_equations(commits, merge.right)
         put_equations(commits, merge.key, total)
-        count = total.count
         del total
+    if commits.has(merge.left) or commits.has(merge.right):
+        # also what an earlier attempt put, which may have died before it read it back
         get_equations(commits, merge.key)
+    count = int(commits.meta(merge.key)["count"])
     commits.delete(merge.left)
     commits.delete(merge.right)
     return Handle(merge.key, count, time.perf_counter() - began, 0, resumed)

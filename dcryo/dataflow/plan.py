@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +29,9 @@ COMMIT_PER_VOXEL = 3.4e-7
 
 COMMIT_RATIO = 20
 """A slice computes at least this many times longer than its commit takes."""
+
+LARGEST_SCALE = 64
+"""Coarsest voxel edge that is offered, in pixels."""
 
 BATCH_PIXELS = 1 << 24
 """Pixels of the images on the device at once, 1,024 images of 128^2; sums over a batch are float32."""
@@ -125,11 +128,8 @@ def batch_size(box: int) -> int:
     return max(128, min(1024, BATCH_PIXELS // (box * box)))
 
 
-def make_slices(halves: NDArray[np.int8], size: int, chunk: int, shard: int) -> tuple[Slice, ...]:
-    """Cut the rows into slices of about ``size`` particles, each in one half set.
-
-    Boundaries lie on whole shards where a slice holds several, else on whole chunks, so that no part of the
-    store is decoded twice; only the chunk where the half sets meet is.
+def check_halves(halves: NDArray[np.int8], store: str) -> None:
+    """Refuse half sets that make no pair; ``store`` is named in the sentence.
 
     Raises
     ------
@@ -139,9 +139,19 @@ def make_slices(halves: NDArray[np.int8], size: int, chunk: int, shard: int) -> 
     present = [half for half in (0, 1, 2) if np.any(halves == half)]
     if set(present) not in ({0}, {1, 2}):
         raise InputError(
-            f"the particles belong to the half sets {present}; both 1 and 2 must have particles (or use "
-            "--halves none for one map without half maps, --halves even-odd for a new split)"
+            f"{store}: the particles belong to the half sets {present}; both 1 and 2 must have particles (or "
+            "use --halves none for one map without half maps, --halves even-odd for a new split)"
         )
+
+
+def make_slices(halves: NDArray[np.int8], size: int, chunk: int, shard: int) -> tuple[Slice, ...]:
+    """Cut the rows into slices of about ``size`` particles, each in one half set.
+
+    Boundaries lie on whole shards where a slice holds several, else on whole chunks, so that no part of the
+    store is decoded twice; only the chunk where the half sets meet is.  A half set without particles has no
+    slices (:func:`check_halves` refuses one).
+    """
+    present = [half for half in (0, 1, 2) if np.any(halves == half)]
     unit = shard if size >= shard else chunk
     slices: list[Slice] = []
     for half in present:
@@ -149,7 +159,7 @@ def make_slices(halves: NDArray[np.int8], size: int, chunk: int, shard: int) -> 
         first, last = int(rows[0]), int(rows[-1]) + 1
         # the span of a scattered half set holds other rows as well: count what it really takes
         density = len(rows) / (last - first)
-        stride = max(unit, round(size / density / unit) * unit)
+        stride = max(unit, math.ceil(size / density / unit) * unit)
         cuts = [first, *range((first // unit) * unit + stride, last, stride), last]
         if len(cuts) > 2 and cuts[-1] - cuts[-2] < stride // 2:
             del cuts[-2]
@@ -196,7 +206,14 @@ def available_memory() -> int:
     return min(limits)
 
 
-def check_resources(plan: Plan, scratch: str | None, max_memory: int | None = None) -> None:
+def check_resources(
+    plan: Plan,
+    scratch: str | None,
+    max_memory: int | None = None,
+    *,
+    present: int = 0,
+    coarser: Callable[[float], Plan] | None = None,
+) -> None:
     """Refuse a plan that will not fit.
 
     Parameters
@@ -205,6 +222,10 @@ def check_resources(plan: Plan, scratch: str | None, max_memory: int | None = No
         Local folder that will hold the partial sums; None for an object store, which is not checked.
     max_memory : int, optional
         Bytes allowed; default what the machine has available.
+    present : int
+        Bytes of partial sums that the scratch holds already.
+    coarser : callable, optional
+        The plan of another scale; finds the scale that would fit.
 
     Raises
     ------
@@ -214,21 +235,36 @@ def check_resources(plan: Plan, scratch: str | None, max_memory: int | None = No
     allowed = max_memory if max_memory is not None else available_memory()
     need, stage = max((plan.task_memory, "accumulate"), (plan.solve_memory, "solve"))
     if need > allowed:
-        fits = plan.n * (allowed / need) ** (1 / 3)
+        scale = _fitting_scale(plan, allowed, coarser)
+        remedy = "" if scale is None else f"--scale {scale:g} or larger (a coarser map), or "
         raise PlanError(
             f"a box of {plan.n} needs {_size(need)} of memory to {stage}, and {_size(allowed)} is allowed; "
-            f"use --scale {plan.n / fits * 1.03:.2g} or larger (a coarser map), or a machine with more memory"
+            f"use {remedy}a machine with more memory"
         )
     if scratch is not None:
         folder = Path(scratch)
         while not folder.exists():
             folder = folder.parent
         free = shutil.disk_usage(folder).free
-        if plan.disk > free:
+        if plan.disk - present > free:
             raise PlanError(
-                f"the partial sums need {_size(plan.disk)} of disk and {folder} has {_size(free)} free; put "
-                "RUN on a larger disk, or use a coarser --scale"
+                f"the partial sums need {_size(plan.disk - present)} of disk and {folder} has {_size(free)} "
+                "free; put RUN on a larger disk, or use a coarser --scale"
             )
+
+
+def _fitting_scale(plan: Plan, allowed: int, coarser: Callable[[float], Plan] | None) -> float | None:
+    """A scale whose plan fits, in tenths; None if none does: no scale shrinks the images."""
+    need = max(plan.task_memory, plan.solve_memory)
+    scale = math.ceil(10 * plan.box / plan.n * math.cbrt(need / allowed)) / 10
+    if coarser is None:
+        return scale
+    while plan.box / scale >= 4 and scale <= LARGEST_SCALE:
+        fit = coarser(scale)
+        if max(fit.task_memory, fit.solve_memory) <= allowed:
+            return scale
+        scale = math.ceil(11 * scale) / 10
+    return None
 
 
 def batches(count: int, size: int) -> Iterator[slice]:

@@ -40,6 +40,8 @@ def sample_map(coefficients: NDArray[np.floating[Any]], basis: Basis, box: int, 
     centred = np.fft.ifftshift(np.asarray(coefficients, np.float32))
     spectrum: Any = scipy.fft.rfftn(centred, workers=workers) * flat
     if box != n:
+        # the corners of the coarse band are inside the finer one, and hold no data
+        spectrum[radius > np.pi] = 0
         top = (n - 1) // 2
         wide = np.zeros((box, box, box // 2 + 1), np.complex64)
         keep = np.r_[0 : top + 1, -top:0] if top else np.array([0])

@@ -8,8 +8,10 @@ so that they end up in no store, no log and no task name.
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -32,6 +34,10 @@ Location = str | os.PathLike[str]
 """A path, or a URL of one of the schemes in ``SCHEMES``."""
 
 SCHEMES = ("s3", "gs", "az")
+
+# A thread of obstore's runtime that still has to hand a result back when the interpreter is torn down aborts
+# the process; all results have been waited for, so a moment is enough for the threads to let go.
+atexit.register(time.sleep, 0.05)
 
 # A server that restarts (12 s for SeaweedFS) must not end a job of hours: keep asking for a minute, at a pace
 # that does not hammer it.  obstore's default gives up after two seconds.
@@ -97,8 +103,10 @@ def reporting(url: Location) -> Iterator[None]:
         raise
     except (BaseError, OSError) as error:
         # obstore appends a dump of its internals after the first line.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{os.fspath(url)} cannot be read or written: {reason}") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        doubtful = "the credentials and the server" if "://" in os.fspath(url) else "permissions and space"
+        sentence = f"{os.fspath(url)} cannot be read or written ({reason}); check the path, {doubtful}"
+        raise InputError(sentence) from error
 
 
 def object_store(url: Location, *, create: bool = False) -> ByteStore:

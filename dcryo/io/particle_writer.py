@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Literal
 
@@ -49,6 +50,7 @@ class ParticleWriter:
         self._filled = 0
         self._extra: list[str] = []
         self._noise: NDArray[np.float64] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dcryo-write")
         if any(group.noise is not None for group in particles.optics):
             absent = np.full(box // 2 + 1, np.nan)
             self.set_noise(
@@ -60,25 +62,37 @@ class ParticleWriter:
         mark = read_mark(self.url)
         self._mark = {} if mark is None else mark
         try:
-            with reporting(self.url):
-                self._store = zarr_store(self.url)
-                image = (self.box, self.box)
-                self._image = create_array(
-                    self._store,
-                    "image",
-                    (self.count, *image),
-                    self._buffer.dtype,
-                    ("particle", "y", "x"),
-                    chunks=(self._chunk, *image),
-                    shards=(self._shard, *image),
-                    attributes={"units": "1", "sign": "matter positive"},
-                )
-                self._write_columns()
+            self._write(self._create)
         except BaseException:
-            clear(self.url)
+            self._discard()
             raise
 
-    def _write_columns(self) -> None:
+    def _write(self, work: Callable[[], None]) -> None:
+        """Do ``work``, which writes, in the writer's own thread.
+
+        Ctrl-C reaches the main thread alone: there it would leave zarr writing on behind our back, into a
+        store that is being removed.
+        """
+
+        def reported() -> None:
+            with reporting(self.url):
+                work()
+
+        self._thread.submit(reported).result()
+
+    def _create(self) -> None:
+        self._store = zarr_store(self.url)
+        image = (self.box, self.box)
+        self._image = create_array(
+            self._store,
+            "image",
+            (self.count, *image),
+            self._buffer.dtype,
+            ("particle", "y", "x"),
+            chunks=(self._chunk, *image),
+            shards=(self._shard, *image),
+            attributes={"units": "1", "sign": "matter positive"},
+        )
         for name, (dtype, axes, unit) in COLUMN_LAYOUT.items():
             self._write_column(name, getattr(self._particles, name), dtype, axes, unit)
         for name in TABLES:
@@ -163,8 +177,8 @@ class ParticleWriter:
 
     def _flush(self) -> None:
         self._check_ours()
-        with reporting(self.url):
-            self._image[self._written : self._written + self._filled] = self._buffer[: self._filled]
+        rows = slice(self._written, self._written + self._filled)
+        self._write(lambda: self._image.__setitem__(rows, self._buffer[: self._filled]))
         self._written += self._filled
         self._filled = 0
 
@@ -212,7 +226,8 @@ class ParticleWriter:
             raise InputError(
                 f"{self.url}: a true volume of shape {cube.shape}; give a cube of the box, {self.box}"
             )
-        with reporting(self.url):
+
+        def write() -> None:
             write_group(join(self.url, "truth"), {"content": "what the simulation knows"})
             if cube is not None:
                 write_array(self._store, "truth/volume", cube, ("z", "y", "x"))
@@ -222,19 +237,21 @@ class ParticleWriter:
                 self._write_column(f"truth/{name}", values, dtype, axes, unit)
                 self._extra.append(f"truth/{name}")
 
+        self._write(write)
+
     def _finish(self) -> None:
         if self._written != self.count:
             came = self._written + self._filled
             raise InputError(
                 f"{self.url}: {came} images came for {self.count} rows; check that no stack is short"
             )
-        if self._noise is not None:
-            with reporting(self.url):
-                write_array(self._store, "noise", self._noise, ("optics", "shell"))
+        if (noise := self._noise) is not None:
+            self._write(lambda: write_array(self._store, "noise", noise, ("optics", "shell")))
             self._extra.append("noise")
         self._check_ours()
         mark = self._mark | {"complete": True, "extra": self._extra}
         write_group(self.url, {**self._attributes, "dcryo": mark})
+        self._thread.shutdown()
 
     def _still_ours(self) -> bool:
         mark = read_mark(self.url)
@@ -248,6 +265,7 @@ class ParticleWriter:
             )
 
     def _discard(self) -> None:
+        self._thread.shutdown()  # waits for what is being written
         if self._still_ours():
             clear(self.url)
 

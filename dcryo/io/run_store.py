@@ -335,9 +335,10 @@ def read_map(spec: Location) -> tuple[NDArray[np.float32], float]:
         volume, pixel_size = open_run(url).volume(name or "full")
         return volume.astype(np.float32, copy=False), pixel_size
     particles = open_particles(url)
-    if name != "truth":
-        raise InputError(f"{particles.url} is a particle store; the only map in it is {url}:truth")
     truth = particles.truth()
+    if name != "truth":
+        held = f"the only map in it is {url}:truth" if truth is not None else "it holds no map"
+        raise InputError(f"{particles.url} is a particle store, and {held}; give a map, or a run")
     if truth is None:
         raise InputError(f"{particles.url} has no true volume; only simulated sets do")
     return truth, particles.pixel_size

@@ -7,9 +7,11 @@ object is never touched.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
+import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +42,9 @@ SCRATCH = "scratch"
 
 KINDS = {"particles": "particle store", "run": "run"}
 """What the kinds are called in messages."""
+
+MAKERS = {"particles": "dcryo ingest", "run": "dcryo reconstruct"}
+"""The commands that make them."""
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +111,8 @@ def open_root(url: Location, kind: str) -> dict[str, Any]:
     mark = read_mark(url)
     if mark is None:
         if not exists(url):
-            raise InputError(f"{url} does not exist; give the {wanted} that dcryo wrote")
-        raise InputError(f"{url} is not a {wanted}: it has no dcryo root; give one that dcryo wrote")
+            raise InputError(f"{url} does not exist; give the {wanted} that {MAKERS[kind]} made")
+        raise InputError(f"{url} is not a {wanted}; give one that {MAKERS[kind]} made")
     if mark["kind"] != kind:
         raise InputError(f"{url} is a {KINDS[mark['kind']]}, not a {wanted}; give a {wanted}")
     schema = mark.get("schema")
@@ -116,6 +121,15 @@ def open_root(url: Location, kind: str) -> dict[str, Any]:
             f"{url} has schema {schema}, this dcryo reads up to {SCHEMA}; use the dcryo that wrote it"
         )
     return read_group(url) or {}
+
+
+def kind_of(url: Location) -> str:
+    """Kind of the store at ``url``, a key of ``KINDS``; InputError if there is none."""
+    mark = read_mark(url)
+    if mark is None:
+        state = "is neither a particle store nor a run" if exists(url) else "does not exist"
+        raise InputError(f"{normalise(url)} {state}; give a store that {' or '.join(MAKERS.values())} made")
+    return str(mark["kind"])
 
 
 def remove_node(url: Location) -> None:
@@ -140,6 +154,40 @@ def clear(url: Location) -> None:
         Path(url).rmdir()
 
 
+def check_free(url: Location, kind: str, *, overwrite: bool) -> dict[str, Any] | None:
+    """Refuse a place that :func:`claim` would refuse, before any work is done for it; nothing is written.
+
+    Returns
+    -------
+    dict or None
+        The mark of the store that would be replaced.
+
+    Raises
+    ------
+    InputError
+        If ``url`` holds something that must not be replaced, or lies below a file.
+    """
+    url = normalise(url)
+    mark = read_mark(url)
+    if mark is not None:
+        if mark["kind"] != kind:
+            raise InputError(
+                f"{url} holds a {KINDS[mark['kind']]}; choose another name for the {KINDS[kind]}"
+            )
+        if mark.get("complete") and not overwrite:
+            raise InputError(f"{url} exists; choose another name, or --overwrite to replace it")
+        return mark
+    if is_remote(url):
+        taken = bool(children(url))
+    else:
+        taken = os.path.lexists(url) and (not os.path.isdir(url) or bool(children(url)))
+        if file := next((folder for folder in Path(url).parents if folder.is_file()), None):
+            raise InputError(f"{url}: cannot be written because {file} is a file; choose another folder")
+    if taken:
+        raise InputError(f"{url} exists and is not a dcryo {KINDS[kind]}; choose another name")
+    return None
+
+
 def claim(url: Location, kind: str, attributes: Mapping[str, Any], *, overwrite: bool) -> list[str]:
     """Write the root of a new, incomplete store at ``url``; make room for it where that is allowed.
 
@@ -158,20 +206,21 @@ def claim(url: Location, kind: str, attributes: Mapping[str, Any], *, overwrite:
     """
     url = normalise(url)
     notes: list[str] = []
-    mark = read_mark(url)
-    if mark is None:
-        if exists(url) and (children(url) or (not is_remote(url) and not Path(url).is_dir())):
-            raise InputError(f"{url} exists and is not a dcryo {KINDS[kind]}; choose another name")
-    elif mark["kind"] != kind:
-        raise InputError(f"{url} holds a {KINDS[mark['kind']]}; choose another name for the {KINDS[kind]}")
-    elif mark.get("complete") and not overwrite:
-        raise InputError(f"{url} exists; choose another name, or --overwrite to replace it")
-    else:
+    mark = check_free(url, kind, overwrite=overwrite)
+    if mark is not None:
         state = "a finished" if mark.get("complete") else "an unfinished"
         notes.append(f"{url} held {state} {KINDS[kind]}, which was replaced")
         log.warning("%s", notes[-1])
         clear(url)
     mark = {"kind": kind, "schema": SCHEMA, "complete": False, "writer": uuid.uuid4().hex}
-    if not put_exclusive(join(url, ROOT), group_document({**attributes, "dcryo": mark})):
+    new = not exists(url)
+    try:
+        ours = put_exclusive(join(url, ROOT), group_document({**attributes, "dcryo": mark}))
+    except BaseException:
+        if new and not is_remote(url):  # the folder that was made for a root which could not be written
+            with contextlib.suppress(OSError):
+                os.rmdir(url)
+        raise
+    if not ours:
         raise InputError(f"{url} is being written by another process; choose another name")
     return notes

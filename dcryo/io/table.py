@@ -232,9 +232,9 @@ def header_pixel_size(stacks: Sequence[Stack], table: Path, notes: list[str]) ->
     """Pixel size that the headers of all stacks agree on, with a note; InputError otherwise."""
     sizes = {round(stack.pixel_size, 4) for stack in stacks}
     if len(sizes) != 1 or 0.0 in sizes:
-        said = ", ".join(f"{size:g}" for size in sorted(sizes)) or "none"
+        said = ", ".join(f"{size:g} Å" if size else "none" for size in sorted(sizes)) or "none"
         raise InputError(
-            f"{table}: no pixel size is given, and the headers of the stacks say {said} Å; give --pixel-size"
+            f"{table}: no pixel size is given, and the headers of the stacks say {said}; give --pixel-size"
         )
     size = stacks[0].pixel_size
     doubt = " (1 Å is what many programs write when they do not know: check it)" if size == 1 else ""

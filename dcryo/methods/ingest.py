@@ -24,9 +24,11 @@ from dcryo.imaging.noise import CornerSpectrum
 from dcryo.imaging.particles import Particles
 from dcryo.imaging.resample import fourier_crop, window
 from dcryo.io.cryosparc import read_particles_cs
+from dcryo.io.particle_schema import DTYPES
 from dcryo.io.particle_store import ParticleStore, open_particles
 from dcryo.io.particle_writer import create_particles
 from dcryo.io.star import read_particles_star
+from dcryo.io.store_root import check_free
 from dcryo.io.table import ParticleTable, bare_table, concatenate
 from dcryo.methods.contrast import SIGNIFICANT, Contrast, measure_contrast
 from dcryo.methods.progress import Progress, Silent
@@ -95,6 +97,10 @@ class IngestConfig:
             raise InputError(f"--pixel-size {self.pixel_size:g}: give a positive number of Å")
         if self.box is not None and self.box < 8:
             raise InputError(f"--box {self.box}: give at least 8 pixels")
+        if self.seed < 0:
+            raise InputError(f"--seed {self.seed}: give an integer, 0 or more")
+        if self.dtype not in DTYPES:
+            raise InputError(f"--dtype {self.dtype}: give {' or '.join(DTYPES)}")
 
 
 def ingest(
@@ -129,6 +135,7 @@ def ingest(
         Whatever is wrong with the input, in one sentence; nothing is left behind.
     """
     progress = progress or Silent()
+    check_free(out, "particles", overwrite=overwrite)
     sources = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     table = _read(sources, config)
     notes = list(table.notes)
@@ -287,10 +294,14 @@ def _resampled_size(box: int, pixel_size: float, config: IngestConfig) -> int:
     if config.box is None:
         return box
     size = config.box if config.pixel_size is None else round(box * pixel_size / config.pixel_size)
+    if size > box and config.pixel_size is None:
+        raise InputError(
+            f"--box {config.box} is larger than the {box} pixels of some images; choose a smaller box"
+        )
     if size > box:
         raise InputError(
-            f"--box {config.box} and --pixel-size ask for pixels finer than the {pixel_size:g} Å of some "
-            "images; choose a coarser pixel size or a smaller box"
+            f"--box {config.box} and --pixel-size {config.pixel_size:g} ask for pixels finer than the "
+            f"{pixel_size:g} Å of some images; choose a coarser pixel size or a smaller box"
         )
     if size < config.box:
         raise InputError(

@@ -1,8 +1,10 @@
 """From normal equations to maps: the problem on the ball, its priors, and the choice of the weight.
 
 The unknown x lives on the voxels; the coefficients are c = S (x + b), with S a soft ball inside which the
-kernel is exact, and b a free constant where x >= 0 is asked for (a map has no absolute zero).  The data term
-is  1/2 cᵀ(r * c) - cᵀ rhs + 1/2 energy,  and the weight of total variation is
+kernel is exact, and b the level of the particle's surroundings: images have no absolute zero, so x >= 0 must
+count from there.  b is measured once, on the linear map; were it free, x >= 0 would constrain nothing,
+because total variation does not see constants and b could sink below the deepest voxel.  The data term is
+1/2 cᵀ(r * c) - cᵀ rhs + 1/2 energy, and the weight of total variation is
 
     lambda = w sqrt(r[0]),
 
@@ -35,30 +37,37 @@ BALL_MARGIN = 2.0
 """Voxels between the ball and the faces of the box."""
 
 BALL_EDGE = 3.0
-"""Width of the ball's soft edge, voxels."""
+"""Width of the ball's soft edge, voxels; less in boxes below 60, which it would confine."""
+
+SURROUNDINGS = 0.85
+"""The outermost shell of the ball begins at this part of its radius."""
 
 
 @dataclass
 class MapProblem:
     """The data term of one particle set on the ball, for any prior.
 
-    ``radius`` is that of the ball in voxels, its edge included; default and largest value n/2 - 2.
-    Everything that costs a product with the kernel and does not depend on the prior is computed once: the
-    largest eigenvalue, and the kernel's response to the constant.
+    ``radius`` is that of the ball in voxels, its edge included; default and largest value n/2 - 2;
+    ``baseline`` the level b of the surroundings.
     """
 
     equations: NormalEquations
     threads: int = 0
     radius: float | None = None
+    baseline: float = 0.0
     ball: Real = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         n = self.equations.n
         largest = n / 2 - BALL_MARGIN
         radius = largest if self.radius is None else min(self.radius, largest)
-        self.ball = soft_ball(n, max(radius - BALL_EDGE, 1.0), BALL_EDGE)
+        edge = min(BALL_EDGE, n / 20)
+        self.ball = soft_ball(n, max(radius - edge, 1.0), edge)
+        if self.equations.count == 0:
+            raise ValueError("there are no particles in these normal equations")
         self._convolve = Convolution(self.equations.spectrum, n, self.threads)
-        self.linear = self.ball * self.equations.rhs
+        # the solvers work in float32 whatever the accuracy of the equations
+        self.linear = self.ball * np.asarray(self.equations.rhs, np.float32)
 
     @cached_property
     def lipschitz(self) -> float:
@@ -76,36 +85,21 @@ class MapProblem:
         out *= self.ball
         return out
 
-    @cached_property
-    def _constant(self) -> tuple[Real, float, float]:
-        """Response Q 1 to the constant, 1ᵀQ1 and 1ᵀ S rhs."""
+    def quadratic(self) -> Quadratic:
+        """The data term as a function of x."""
+        constant = 0.5 * self.equations.energy
+        if self.baseline == 0:
+            return Quadratic(self.apply, self.linear, self.lipschitz, constant, self.threads)
+        b = self.baseline
         one = np.ones_like(self.ball)
         response = self.apply(one)
-        return response, inner(one, response), inner(one, self.linear)
+        constant += 0.5 * b * b * inner(one, response) - b * inner(one, self.linear)
+        linear = self.linear - np.float32(b) * response
+        return Quadratic(self.apply, linear, self.lipschitz, constant, self.threads)
 
-    def quadratic(self, baseline: bool) -> Quadratic:
-        """The data term; with ``baseline``, minimised over the free constant."""
-        half_energy = 0.5 * self.equations.energy
-        if not baseline:
-            return Quadratic(self.apply, self.linear, self.lipschitz, half_energy, self.threads)
-        response, curvature, slope = self._constant
-
-        def apply(x: Real) -> Real:
-            out = self.apply(x)
-            out -= np.float32(inner(response, x, self.threads) / curvature) * response
-            return out
-
-        linear = self.linear - np.float32(slope / curvature) * response
-        constant = half_energy - 0.5 * slope**2 / curvature
-        return Quadratic(apply, linear, self.lipschitz, constant, self.threads)
-
-    def coefficients(self, x: Real, baseline: bool) -> Real:
-        """c = S (x + b), b the best constant."""
-        if not baseline:
-            return self.ball * x
-        response, curvature, slope = self._constant
-        b = np.float32((slope - inner(response, x)) / curvature)
-        return self.ball * (x + b)
+    def coefficients(self, x: Real) -> Real:
+        """c = S (x + b)."""
+        return self.ball * (x + np.float32(self.baseline))
 
     def misfit(self, c: Real) -> float:
         """Data term 1/2 sum |b - Hc|^2 W of coefficients c: of other data, a cross-validation."""
@@ -143,8 +137,8 @@ def solve_tv(
         prior = TotalVariation(0.0, threads=problem.threads)
     prior.weight = weight * problem.noise
     prior.nonnegative = nonnegative
-    result = solve(problem.quadratic(nonnegative), prior, stop, None if start is None else start.x)
-    return Solution(result.x, problem.coefficients(result.x, nonnegative), result.history, result.reason)
+    result = solve(problem.quadratic(), prior, stop, None if start is None else start.x)
+    return Solution(result.x, problem.coefficients(result.x), result.history, result.reason)
 
 
 def solve_linear(
@@ -158,7 +152,7 @@ def solve_linear(
     half maps cannot profit from a common prior.  Conjugate gradients, preconditioned by the spectrum itself.
     """
     n = problem.equations.n
-    spectrum = problem.equations.spectrum
+    spectrum = np.asarray(problem.equations.spectrum, np.float32)
     workers = thread_count(problem.threads)
     damping = ridge * _radial_mean(spectrum, n)
     if spectrum.shape[0] % n == 0:
@@ -182,18 +176,30 @@ def solve_linear(
     return problem.ball * x, norms
 
 
+def surroundings(linear_map: Real) -> float:
+    """Level of what surrounds the particle: the median of a linear map in the outermost shell of its ball."""
+    n = linear_map.shape[0]
+    inside = n / 2 - BALL_MARGIN - min(BALL_EDGE, n / 20)
+    axis = (np.arange(n) - n // 2) ** 2
+    radius2 = axis[:, None, None] + axis[None, :, None] + axis
+    shell = (radius2 <= inside**2) & (radius2 >= (SURROUNDINGS * inside) ** 2)
+    return float(np.median(linear_map[shell]))
+
+
 def _radial_mean(spectrum: Real, n: int) -> Real:
     """Mean of a padded spectrum over shells, at the frequencies of a box of n: (n, n, n//2+1) float32."""
     length = spectrum.shape[0]
     frequency = np.fft.fftfreq(length, 1 / n)
     half = np.fft.rfftfreq(length, 1 / n)
     in_plane = frequency[:, None] ** 2 + half**2
+    pairs = np.full(len(half), 2.0)  # every plane x > 0 stands for its mirror image as well
+    pairs[[0, -1]] = 1
     shells = n  # corners of the box lie below sqrt(3)/2 n
     total, count = np.zeros(shells), np.zeros(shells)
     for z, plane in zip(frequency, spectrum, strict=True):
         index = np.rint(np.sqrt(z * z + in_plane)).astype(np.intp).ravel()
-        total += np.bincount(index, plane.ravel(), shells)
-        count += np.bincount(index, minlength=shells)
+        total += np.bincount(index, (plane * pairs).ravel(), shells)
+        count += np.bincount(index, np.broadcast_to(pairs, plane.shape).ravel(), shells)
     profile = total / np.maximum(count, 1)
     # beyond the band nothing is measured: keep the damping there at the level of the band's edge
     edge = (n - 1) // 2

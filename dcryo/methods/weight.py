@@ -44,6 +44,7 @@ class Choice:
     trials: list[Trial]
     first: Solution
     second: Solution
+    priors: tuple[TotalVariation, TotalVariation]
 
     @property
     def weight(self) -> float:
@@ -67,7 +68,7 @@ class _Search:
         self.tried = tried
         self.trials: list[Trial] = []
         # the duals go on from pair to pair: the other half of a warm start
-        self._priors = tuple(TotalVariation(0.0, threads=p.threads) for p in self.problems)
+        self._priors = (TotalVariation(0.0, threads=one.threads), TotalVariation(0.0, threads=two.threads))
 
     def pair(self, weight: float, nonnegative: bool, start: Choice | None) -> Choice:
         """Half maps from ``start`` on, and their misfit on each other's images."""
@@ -79,7 +80,7 @@ class _Search:
         trial = Trial(weight, nonnegative, misfit)
         self.trials.append(trial)
         self.tried()
-        return Choice(trial, self.trials, first, second)
+        return Choice(trial, self.trials, first, second, self._priors)
 
 
 def choose_weight(

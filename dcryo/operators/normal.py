@@ -138,6 +138,10 @@ class Accumulator:
 
     def add(self, images: Float32, views: Views) -> None:
         """Add P images (m, m), m >= n, with their views."""
+        if images.shape[0] != len(views) or images.shape[1] != images.shape[2] or images.shape[1] < self.n:
+            raise ValueError(
+                f"images {images.shape} do not fit {len(views)} views and a box of {self.n} voxels"
+            )
         if self.reference:
             self.energy += reference.accumulate(self._direct, images, views, self.radial, self.symmetry)
         else:

@@ -74,8 +74,8 @@ def modulate_views(
     def work(item: int) -> None:
         part = slice(starts[item], min(starts[item] + block, count))
         energies[item] = modulate(
-            values[part], views.coefficients[part], views.distortion[part], views.limit2[part],
-            views.group[part], views.treatment[part], radial, weight,
+            values[part], views.coefficients[part], views.gain[part], views.distortion[part],
+            views.limit2[part], views.group[part], views.treatment[part], radial, weight,
             2 * math.pi / box, image_centre, direction,
         )  # fmt: skip
 
@@ -213,7 +213,7 @@ def project(
     values = np.zeros((len(views), 2 * h + 1, h + 1, 2), np.float32)
     geometry.extract(grid, values, grid_rows(views, geometry.size, n), lattice_radius2(views, n), threads)
     centre = (box // 2) * n / box
-    modulate_views(values, views, radial.basis, radial.weight, n, centre, FORWARD, threads)
+    modulate_views(values, views, radial.forward, radial.energy, n, centre, FORWARD, threads)
     return from_lattice(values, box, threads)
 
 
@@ -251,7 +251,7 @@ def insert_images(
     box = images.shape[-1]
     values = to_lattice(images, n, threads)
     centre = (box // 2) * n / box
-    energy = modulate_views(values, views, radial.rhs, radial.weight, n, centre, ADJOINT, threads)
+    energy = modulate_views(values, views, radial.rhs, radial.energy, n, centre, ADJOINT, threads)
     group = np.eye(3)[None] if rotations is None else rotations
     values *= np.float32(1 / (box * box * len(group)))
     halve_origin(values)

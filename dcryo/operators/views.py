@@ -23,7 +23,8 @@ Float32 = NDArray[np.float32]
 class Views:
     """P particles as seen by the operators, in voxels of the volume.
 
-    rotation (P, 3, 3) the matrices A; coefficients (P, 19), amplitude included; distortion (P, 2, 2) the D of
+    rotation (P, 3, 3) the matrices A; coefficients (P, 19), amplitude and gain included; gain (P,) what an
+    ideal projection is multiplied with for the sizes of voxels and pixels; distortion (P, 2, 2) the D of
     ``v = D w``; limit2 (P,) squared band limit in (rad/voxel)^2; measure (P,) the share of a full-size
     image's frequency plane that a unit of v stands for, 1 / (scale^2 det D); group (P,) row of the radial
     tables; treatment (P,) see :mod:`dcryo.operators.transfer`.
@@ -31,6 +32,7 @@ class Views:
 
     rotation: Float64
     coefficients: Float64
+    gain: Float64
     distortion: Float64
     limit2: Float64
     measure: Float64
@@ -75,6 +77,7 @@ def make_views(particles: Particles, pixel_size: float, scale: float = 1.0) -> V
     return Views(
         rotation=quaternion_to_matrix(particles.rotation),
         coefficients=coefficients,
+        gain=gain[group],
         distortion=distortions[group],
         limit2=limits[group],
         measure=1 / (scale**2 * np.linalg.det(distortions)[group]),
@@ -91,23 +94,33 @@ def _treatment(optics: Optics) -> int:
 
 @dataclass(frozen=True)
 class Radial:
-    """Radial tables at equidistant |v|^2 in [0, pi^2], (groups, LUT_SIZE + 2) float32.
+    """Radial tables at equidistant |v|^2 in [0, pi^2], (groups, LUT_SIZE + 2) float64.
 
     ``basis`` is the Fourier transform of the basis function, ``weight`` the inverse noise spectrum.
     """
 
-    basis: Float32
-    weight: Float32
+    basis: Float64
+    weight: Float64
+
+    @property
+    def forward(self) -> Float32:
+        """What multiplies the slices of a projection."""
+        return self.basis.astype(np.float32)
 
     @property
     def rhs(self) -> Float32:
         """What multiplies the data in the right-hand side."""
-        return self.basis * self.weight
+        return (self.basis * self.weight).astype(np.float32)
 
     @property
     def kernel(self) -> Float32:
         """What multiplies the squared CTF in the kernel."""
-        return self.basis**2 * self.weight
+        return (self.basis**2 * self.weight).astype(np.float32)
+
+    @property
+    def energy(self) -> Float32:
+        """What multiplies the squared data in their energy."""
+        return self.weight.astype(np.float32)
 
 
 def make_radial(
@@ -134,6 +147,6 @@ def make_radial(
         for s, d in zip(spectra, distortions, strict=True)
     ]
     return Radial(
-        basis=np.tile(phi, (len(weights), 1)).astype(np.float32),
-        weight=np.array(weights).astype(np.float32),
+        basis=np.tile(phi, (len(weights), 1)),
+        weight=np.array(weights),
     )

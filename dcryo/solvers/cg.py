@@ -37,11 +37,11 @@ def conjugate_gradients(
         if norms[-1] <= tolerance * norms[0]:
             break
         product = apply(direction)
-        alpha = np.float32(energy / inner(direction, product))
+        alpha = energy / inner(direction, product)
         x += alpha * direction
         residual -= alpha * product
         z = precondition(residual) if precondition else residual
         before, energy = energy, inner(residual, z)
         norms.append(math.sqrt(max(energy, 0.0)))
-        direction = z + np.float32(energy / before) * direction
+        direction = z + (energy / before) * direction
     return x, norms

@@ -98,7 +98,7 @@ def init(problem: Quadratic, start: Array | None = None) -> State:
 def step(problem: Quadratic, prior: Prior, state: State) -> State:
     """One iteration; records the objective at the state's x."""
     t_next = (1 + math.sqrt(1 + 4 * state.t**2)) / 2
-    beta = np.float32((state.t - 1) / t_next)
+    beta = (state.t - 1) / t_next
     ahead = np.empty_like(state.x)
 
     def extrapolate(part: slice) -> None:
@@ -124,9 +124,12 @@ def step(problem: Quadratic, prior: Prior, state: State) -> State:
     objective = inner(state.x, misfit, problem.threads) + problem.constant + prior.value(state.x)
     lipschitz = state.lipschitz
     if state.objectives and objective > state.objectives[-1] + 1e-6 * abs(state.objectives[0] - objective):
-        if state.t == 1:
-            # even a step without momentum went uphill: the norm was underestimated
-            lipschitz *= 1.5
+        # momentum and an inexact prox go uphill too: blame the norm only for what the last move has seen of Q
+        moved = state.x - state.previous
+        length = inner(moved, moved, problem.threads)
+        curvature = inner(moved, product - state.product, problem.threads)
+        if curvature > lipschitz * length:
+            lipschitz = min(1.02 * curvature / length, 1.5 * lipschitz)
         t_next = 1.0
         ahead, product_ahead = state.x, product
     z = misfit  # its values are used up

@@ -18,7 +18,7 @@ class TotalVariation:
     """weight * TV(x) + (x >= 0): value and prox by accelerated projection on the dual.
 
     Fast gradient projection (Beck & Teboulle 2009, IEEE TIP 18:2419) with ``steps`` steps per call,
-    warm-started: inside an outer iteration the dual of the last call is nearly right, so two steps do.
+    warm-started: inside an outer iteration the dual of the last call is nearly right, a few steps keep up.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class TotalVariation:
 
     weight: float
     nonnegative: bool = False
-    steps: int = 2
+    steps: int = 8
     threads: int = 0
     _dual: Float32 | None = field(default=None, repr=False)
     _ahead: Float32 | None = field(default=None, repr=False)

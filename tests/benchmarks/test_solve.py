@@ -37,7 +37,7 @@ def test_prox_of_total_variation(maps: MapProblem, record: Callable[..., Any]) -
 
 def test_iteration(maps: MapProblem, record: Callable[..., Any]) -> None:
     """One product with the kernel, one prox and the objective."""
-    prior, problem = tv(maps), maps.quadratic(baseline=True)
+    prior, problem = tv(maps), maps.quadratic()
     state = init(problem)
     for _ in range(2):  # the first iterations have no momentum, and no second product
         state = step(problem, prior, state)

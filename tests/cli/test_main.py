@@ -112,10 +112,11 @@ def test_bug_is_called_ours(fail_with, capsys: pytest.CaptureFixture[str]) -> No
 def test_system_refusal_names_the_file(fail_with, capsys: pytest.CaptureFixture[str]) -> None:
     fail_with(PermissionError(errno.EACCES, "Permission denied", "/etc/out.mrc"))
     assert main(["info"]) == 2
-    assert capsys.readouterr().err == "dcryo info: /etc/out.mrc: Permission denied\n"
+    assert capsys.readouterr().err == "dcryo info: /etc/out.mrc: Permission denied; check its permissions\n"
     fail_with(OSError(errno.ENOSPC, "No space left on device"))
     assert main(["info"]) == 2
-    assert capsys.readouterr().err == "dcryo info: No space left on device\n"
+    said = "No space left on device; free some space, or write elsewhere"
+    assert capsys.readouterr().err == f"dcryo info: {said}\n"
 
 
 def test_interruption(fail_with, capsys: pytest.CaptureFixture[str]) -> None:

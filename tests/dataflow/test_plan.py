@@ -25,6 +25,7 @@ from dcryo.dataflow.plan import (
     available_memory,
     batch_size,
     batches,
+    check_halves,
     check_resources,
     make_merges,
     make_slices,
@@ -88,11 +89,11 @@ def test_slices_are_about_as_large_as_wished(first: int, second: int, size: int,
     shard = 4 * chunk
     unit = shard if size >= shard else chunk
     slices = make_slices(sorted_halves(first, second), size, chunk, shard)
-    # Rounded to a unit, at least one; the last takes a remainder of less than half a slice as well.
-    assert max(part.count for part in slices) <= 1.5 * max(unit, size + unit / 2)
+    # Rounded up to a unit; the last takes a remainder of less than half a slice as well.
+    assert max(part.count for part in slices) <= 1.5 * (size + unit)
     for half in (1, 2):
         counts = [part.count for part in slices if part.half == half]
-        assert len(counts) == 1 or counts[-1] >= max(unit, size - unit / 2) // 2
+        assert len(counts) == 1 or counts[-1] >= max(unit, size) // 2
 
 
 def test_slices_of_a_known_store() -> None:
@@ -125,8 +126,8 @@ def test_a_scattered_half_set_makes_slices_of_the_wished_number_of_particles() -
 @pytest.mark.parametrize("present", [(1,), (2,), (0, 1), (0, 1, 2), (0, 2)])
 def test_half_sets_that_make_no_pair_are_refused_with_the_remedy(present: tuple[int, ...]) -> None:
     halves = np.repeat(np.array(present, np.int8), 10)
-    with pytest.raises(InputError, match=r"both 1 and 2 must have.*--halves none.*--halves even-odd"):
-        make_slices(halves, 5, 2, 2)
+    with pytest.raises(InputError, match=r"^p\.zarr: .*both 1 and 2 .*--halves none.*--halves even-odd"):
+        check_halves(halves, "p.zarr")
 
 
 def test_merges_pair_neighbours_level_by_level() -> None:

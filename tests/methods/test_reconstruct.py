@@ -445,20 +445,19 @@ def without_poses(store: ParticleStore, out: Path, rows: Any, **more: Any) -> Pa
     return open_particles(out)
 
 
-@pytest.mark.parametrize(
-    ("rows", "sentence"),
-    [
-        (slice(None), r"p\.zarr holds no poses; reconstruct needs one per particle"),
-        ([300, 301], r"p\.zarr: particle 301 \(of the table it came from\) has no pose"),
-    ],
-)
 def test_particles_without_poses_are_refused_before_anything_is_made(
-    store: ParticleStore, tmp_path: Path, rows: Any, sentence: str
+    store: ParticleStore, tmp_path: Path
 ) -> None:
-    other = without_poses(store, tmp_path / "p.zarr", rows)
-    with pytest.raises(InputError, match=sentence):
-        reconstruct(other.url, str(tmp_path / "run.zarr"), QUICK, threads=1)
-    assert not (tmp_path / "run.zarr").exists()
+    row = int(store.particles().row[300]) + 1
+    for rows, sentence in (
+        (slice(None), r"all\.zarr holds no poses; reconstruct needs one per particle"),
+        ([300, 301], rf"some\.zarr: particle {row} \(of the table it came from\) has no pose"),
+    ):
+        name = "some" if isinstance(rows, list) else "all"
+        other = without_poses(store, tmp_path / f"{name}.zarr", rows)
+        with pytest.raises(InputError, match=sentence):
+            reconstruct(other.url, str(tmp_path / "run.zarr"), QUICK, threads=1)
+        assert not (tmp_path / "run.zarr").exists()
 
 
 def test_empty_half_set_is_refused(store: ParticleStore, tmp_path: Path) -> None:

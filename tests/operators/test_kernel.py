@@ -52,6 +52,18 @@ def test_two_optics_groups(ratio: float) -> None:
     assert relative(oracle.toeplitz(lags(equations), 9), expected) < bound
 
 
+@pytest.mark.parametrize("accuracy", SPREADING)
+def test_beam_along_a_body_diagonal(accuracy: str) -> None:
+    """The steepest slices there are: in a small box their taps reach over the end of the dominant axis."""
+    e3 = np.ones(3) / np.sqrt(3)
+    e1 = np.array([1, 1, -2]) / np.sqrt(6)
+    matrix = np.stack([e1, np.cross(e3, e1), e3])
+    particles = replace(oracle.plain(1, 4), rotation=Rotation.from_matrix([matrix]).as_quat())
+    equations = accumulate(particles, blank(particles, 5), 5, accuracy=accuracy)
+    expected = oracle.toeplitz(oracle.sheared_kernel(particles, 5, padded_length(5)), 5)
+    assert relative(oracle.toeplitz(lags(equations), 5), expected) < SMALL * ONE_AXIS * SPREADING[accuracy]
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_every_dominant_axis_and_exact_ties(axis: int) -> None:
     """Beams along an axis, and along face diagonals, where two axes are equally good."""

@@ -61,6 +61,22 @@ def test_dot_test(n: int, scale: int, accuracy: str, ratio: float, magnified: bo
     assert abs(difference) < 1e-6 * np.linalg.norm(forward) * np.linalg.norm(images)
 
 
+def test_pair_with_a_basis_function() -> None:
+    basis = oracle.Window(2.0, 10.8).fourier
+    particles = oracle.example(3, 9, optics())
+    dense = oracle.projected(particles, 9, detector=1, basis=basis)
+    views, radial = make_views(particles, P), make_radial(basis, [np.full(5, 4.0)], 9, [1.0])
+    volume, images = oracle.noise((9, 9, 9), 1), oracle.noise((3, 9, 9), 2)
+    bound = SMALL * SPREADING["accurate"]
+    expected = dense.apply(volume)
+    found = project(volume, views, radial, box=9, accuracy="accurate", threads=1)
+    assert np.linalg.norm(found - expected) < bound * np.linalg.norm(expected)
+    # the noise has the variance 4, and its inverse is in the backprojection only
+    expected = dense.rhs(images) / 4
+    found = backproject(images, views, radial, 9, accuracy="accurate", threads=1)
+    assert np.linalg.norm(found - expected) < bound * np.linalg.norm(expected)
+
+
 def test_phase_flipped_pair_is_adjoint_too() -> None:
     views, radial = setting(11, 1, replace(optics(), phase_flipped=True))
     volume, images = oracle.noise((11, 11, 11), 3), oracle.noise((3, 11, 11), 4)

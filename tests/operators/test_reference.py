@@ -106,6 +106,16 @@ def test_noise_weights_whiten_both_sides() -> None:
     assert relative(oracle.toeplitz(lags(equations), n), half.normal()) < 5e-6
 
 
+@pytest.mark.parametrize("scale", [1, 2])
+def test_basis_function_multiplies_both_sides(scale: int) -> None:
+    """Once in the right-hand side, twice in the kernel."""
+    basis = oracle.Window(2.0, 10.8).fourier
+    particles = oracle.example(3, 5)
+    images = oracle.noise((3, 7 * scale, 7 * scale), 6)
+    dense = oracle.projected(particles, 7, scale=scale, basis=basis)
+    assert_agrees(accumulate(particles, images, 7, scale=scale, basis=basis), dense, images, 7)
+
+
 def test_energy_is_that_of_the_images_inside_the_band() -> None:
     """Images made by H on the whole detector have no energy outside of it; one small enough fits an image."""
     n = 8

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import i0
 
-from dcryo.operators.slices import HalfGrid
+from dcryo.operators.slices import TILE, HalfGrid
 from dcryo.operators.window import Window, window
 
 
@@ -74,6 +74,18 @@ def test_extraction_is_the_transpose_of_insertion(name: str, n: int) -> None:
     difference = np.sum(inserted * grid) - np.sum(extracted.astype(float) * values)
     # both round their float32 sums of up to 216 terms: sqrt(216) * 6e-8 of the norms
     assert abs(difference) < 1e-6 * np.linalg.norm(extracted) * np.linalg.norm(values)
+
+
+@pytest.mark.parametrize("name", ["fast", "default"])
+@pytest.mark.parametrize("n", [7, 42, 80])
+def test_tiles_of_one_colour_do_not_touch(name: str, n: int) -> None:
+    """They are worked on at the same time; a tile writes its edge and a window beyond it."""
+    geometry = HalfGrid(n, window(name))
+    for colour in geometry._tiles():
+        corners = np.array(colour)
+        apart = np.abs(corners[:, None] - corners).max(axis=-1)
+        np.fill_diagonal(apart, 10**6)
+        assert apart.min() >= TILE + geometry.window.width
 
 
 @pytest.mark.parametrize("threads", [2, 4])
