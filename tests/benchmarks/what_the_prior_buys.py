@@ -104,8 +104,8 @@ def draw(rows: list[dict[str, Any]], sets: dict[str, Path], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     folder = next(iter(sets.values()))
-    figure = plt.figure(figsize=(10.5, 3.6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.75))
+    figure = plt.figure(figsize=(12, 3.2), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 2.6))
     axes = left.subplots()
     for key, label, style in (("dcryo", "dcryo, defaults", "o-"), ("relion", "relion_reconstruct", "s--")):
         scores = {c: [r[key]["mean_fsc"] for r in rows if r["particles"] == c and r[key]] for c in COUNTS}
@@ -119,7 +119,7 @@ def draw(rows: list[dict[str, Any]], sets: dict[str, Path], path: Path) -> None:
     panels = right.subplots(1, 4)
     truth, _ = read_map(folder / "truth.mrc")
     n = len(truth)
-    low, high = np.percentile(truth, 1), np.percentile(truth[n // 2], 99.7)
+    high = np.percentile(truth[n // 2], 99.7)
     shown = [
         (str(folder / "relion500.mrc"), "500 particles\nrelion_reconstruct"),
         (str(folder / "relion5000.mrc"), "5,000 particles\nrelion_reconstruct"),
@@ -132,8 +132,9 @@ def draw(rows: list[dict[str, Any]], sets: dict[str, Path], path: Path) -> None:
         panel.set_title(title, fontsize=10)
         if Path(source).exists():
             volume, _ = read_map(source)
-            scale = float((volume * truth).sum() / (volume * volume).sum())
-            panel.imshow(volume[n // 2][crop, crop] * scale, cmap="gray", vmin=low, vmax=high, origin="lower")
+            # the map is the truth times a factor, plus noise: show it in units of the truth
+            section = volume[n // 2][crop, crop] * float((truth * truth).sum() / (volume * truth).sum())
+            panel.imshow(section, cmap="gray", vmin=-0.25 * high, vmax=high, origin="lower")
     figure.savefig(path, dpi=150)
 
 
