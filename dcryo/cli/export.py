@@ -31,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a .star refers to the files that were ingested",
     )
+    parser.add_argument(
+        "--beside",
+        action="store_true",
+        help="a .star names its images relative to its own folder, not to this one",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT")
 
 
@@ -38,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Export, and say where."""
     from dcryo.methods.export import ExportConfig, export
 
-    config = ExportConfig(what=args.what, images=not args.no_images)
+    config = ExportConfig(what=args.what, images=not args.no_images, beside=args.beside)
     with console.progress_on_stderr() as progress:
         path = export(args.store, args.out, config, progress=progress, overwrite=args.overwrite)
     if args.json:

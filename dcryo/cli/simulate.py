@@ -175,5 +175,5 @@ def _write_relion(url: str, folder: Path, progress: Progress) -> None:
     from dcryo.methods.export import ExportConfig, export
 
     folder.mkdir(parents=True, exist_ok=True)
-    export(url, folder / PARTICLES, progress=progress, overwrite=True)
+    export(url, folder / PARTICLES, ExportConfig(beside=True), progress=progress, overwrite=True)
     export(url, folder / TRUTH, ExportConfig(what="truth"), overwrite=True)

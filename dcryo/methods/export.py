@@ -38,10 +38,14 @@ class ExportConfig:
     images : bool
         For ``.star``: write the store's images as an ``.mrcs`` beside it.  False refers to the files the
         particles came from, which is right only where ingest changed nothing in them.
+    beside : bool
+        For ``.star``: name the images relative to the folder of the STAR file, for RELION run in that
+        folder.  By default the name is relative to where this is run, which is then RELION's project.
     """
 
     what: str | None = None
     images: bool = True
+    beside: bool = False
 
 
 def export(
@@ -102,7 +106,7 @@ def export(
     if ending == ".mrcs":
         write_stack(target, _images(store, progress), store.pixel_size)
         return target
-    return _write_table(store, target, config.images, progress, overwrite)
+    return _write_table(store, target, config, progress, overwrite)
 
 
 def _free(target: Path, overwrite: bool) -> None:
@@ -139,16 +143,17 @@ def _images(store: ParticleStore, progress: Progress) -> Iterator[NDArray[np.flo
 
 
 def _write_table(
-    store: ParticleStore, target: Path, images: bool, progress: Progress, overwrite: bool
+    store: ParticleStore, target: Path, config: ExportConfig, progress: Progress, overwrite: bool
 ) -> Path:
     """The particles as STAR, rows in the order of the table they came from."""
     particles = store.particles()
     order = np.argsort(particles.row, kind="stable")
-    if images:
+    if config.images:
         stack = target.with_suffix(".mrcs")
         _free(stack, overwrite)
-        # The path as given: RELION resolves it from where it is run, which is where this command is run.
-        names = [f"{index + 1:06d}@{stack.as_posix()}" for index in order.tolist()]
+        # RELION resolves a name from where it is run.
+        name = stack.name if config.beside else stack.as_posix()
+        names = [f"{index + 1:06d}@{name}" for index in order.tolist()]
         write_stack(stack, _images(store, progress), store.pixel_size)
         try:
             return write_particles_star(target, particles.take(order), names, store.box)

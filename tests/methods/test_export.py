@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import mrcfile
 import numpy as np
 import pytest
+import starfile
 from scipy.spatial.transform import Rotation
 
 from dcryo.errors import InputError
@@ -20,6 +21,7 @@ from dcryo.io.run_store import create_run
 from dcryo.io.star import read_particles_star
 from dcryo.methods.export import ExportConfig, export
 from dcryo.methods.ingest import IngestConfig, ingest
+from dcryo.methods.simulate import SimulateConfig, simulate
 
 N = 16
 
@@ -202,3 +204,11 @@ def test_relion_reads_it(
     # Ten digits of angles and shifts in place of RELION's six.
     np.testing.assert_allclose(maps[1], maps[0], atol=1e-4 * np.abs(maps[0]).max())
     assert maps[0].std() > 0
+
+
+def test_images_are_named_from_here_or_from_the_star_file(tmp_path: Path) -> None:
+    store = simulate(str(tmp_path / "p.zarr"), SimulateConfig(box=16, particles=4, seed=3))
+    for beside, name in ((False, (tmp_path / "p.mrcs").as_posix()), (True, "p.mrcs")):
+        export(store.url, tmp_path / "p.star", ExportConfig(beside=beside), overwrite=True)
+        names = starfile.read(tmp_path / "p.star", always_dict=True)["particles"]["rlnImageName"]
+        assert {text.partition("@")[2] for text in names} == {name}
