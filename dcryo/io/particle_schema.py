@@ -29,7 +29,7 @@ COLUMN_LAYOUT: dict[str, tuple[str, tuple[str, ...], str]] = {
 AXIS_LENGTH = {"quaternion": 4, "xy": 2, "u_v_angle": 3, "file_row": 2}
 TABLES = ("micrographs", "sources")
 # A reader of a few thousand rows fetches a few hundred kB of each column, and 10^7 rows are 153 objects.
-COLUMN_ROWS = 65536
+COLUMN_ROWS = 16384
 
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
