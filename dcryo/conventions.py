@@ -11,7 +11,7 @@ Units
 Pose
     ``A`` (3, 3) takes specimen coordinates to microscope coordinates, ``r' = A r``; its rows e1, e2 are the
     detector axes x and y and e3 is the beam.  With RELION's angles,
-    ``A = Rz(psi) Ry(tilt) Rz(rot)`` with passive rotations, MATH: ``Rotation.from_euler("ZYZ",
+    ``A = Rz(psi) Ry(tilt) Rz(rot)`` with passive rotations, in scipy ``Rotation.from_euler("ZYZ",
     [rot, tilt, psi]).as_matrix().T``.  Stored as the quaternion (x, y, z, w) of A.  The ideal image is
     ``b(y) = int f(A^T (y + tau e3)) dtau``, in voxels; its Fourier transform is the central slice
     ``F(e1 w1 + e2 w2)``.
@@ -34,11 +34,3 @@ FSC
     Shell k holds the Fourier voxels with ``round(|q|) == k`` (q in cycles per box); resolution is the first
     crossing, linearly interpolated.
 """
-
-AMPLITUDE_CONTRAST_MAX = 1.0
-"""Amplitude contrast is a ratio in [0, 1]."""
-
-
-def centre(n: int) -> int:
-    """Index of the origin on an axis of ``n`` samples."""
-    return n // 2

@@ -12,7 +12,7 @@ from dcryo.operators.normal import Accumulator, NormalEquations
 from dcryo.operators.views import make_radial, make_views
 
 SPREADING = {"fast": 7.6e-4, "default": 6.4e-5, "accurate": 8.5e-6}
-"""Relative error of spreading in three dimensions (MATH 8.1, measured there against exact sums)."""
+"""Relative error of spreading in three dimensions (measured against exact sums)."""
 
 SMALL = 2.0
 """Boxes as small as the oracle's are all edge, where the window is worst: twice that is allowed."""

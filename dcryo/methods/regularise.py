@@ -93,7 +93,9 @@ class MapProblem:
         b = self.baseline
         one = np.ones_like(self.ball)
         response = self.apply(one)
-        constant += 0.5 * b * b * inner(one, response) - b * inner(one, self.linear)
+        constant += 0.5 * b * b * inner(one, response, self.threads) - b * inner(
+            one, self.linear, self.threads
+        )
         linear = self.linear - np.float32(b) * response
         return Quadratic(self.apply, linear, self.lipschitz, constant, self.threads)
 
@@ -104,7 +106,8 @@ class MapProblem:
     def misfit(self, c: Real) -> float:
         """Data term 1/2 sum |b - Hc|^2 W of coefficients c: of other data, a cross-validation."""
         eq = self.equations
-        return 0.5 * inner(c, self._convolve(c)) - inner(c, eq.rhs) + 0.5 * eq.energy
+        product = inner(c, self._convolve(c), self.threads)
+        return 0.5 * product - inner(c, eq.rhs, self.threads) + 0.5 * eq.energy
 
     def misfit_error(self, c: Real, other: Real) -> float:
         """Standard deviation, by the noise of these data, of the difference of two maps' misfits.
@@ -112,7 +115,7 @@ class MapProblem:
         The noise enters the difference as (c - other)ᵀ HᵀW noise, and the covariance of HᵀW noise is HᵀWH.
         """
         difference = c - other
-        return math.sqrt(max(inner(difference, self._convolve(difference)), 0.0))
+        return math.sqrt(max(inner(difference, self._convolve(difference), self.threads), 0.0))
 
 
 @dataclass(frozen=True)

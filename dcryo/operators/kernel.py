@@ -3,7 +3,7 @@
     [HᵀWH c]_k = sum_l c[l] r[k - l]
     r[k] = (1/4 pi^2) sum_p measure_p int |T_p(v)|^2 W(v) exp(i v.M_p k) dv
 
-(Theorem 1; MATH 3, 8.2).  Each central plane is sampled along the two volume axes on which its normal is
+(thesis, Theorem 1).  Each central plane is sampled along the two volume axes on which its normal is
 smallest ("dominant-axis sheared sampling"): there the samples are on the grid exactly, and only the third
 axis needs spreading, W taps instead of W^3.  Transfer functions are evaluated, not interpolated.
 

@@ -74,8 +74,8 @@ class NormalEquations:
 class Convolution:
     """HᵀWH as a convolution: ``apply(c)`` zero-pads, transforms, multiplies by the spectrum, and crops.
 
-    Zero parts are never transformed: only n of the L lines along an axis hold data before it is padded
-    (MATH 8.3).  Exact where c lives in the ball of diameter n.
+    Zero parts are never transformed: of the L lines along an axis only n hold data before the next is padded.
+    Exact where c lives in the ball of diameter n.
     """
 
     COLUMNS = 16

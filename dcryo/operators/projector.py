@@ -3,7 +3,7 @@
     (H c)_p(j) = 1/n^2 sum_w T_p(w) c^(A_p[:2]ᵀ D w) exp(i w.j),      |D w| below the band limit,
 
 with ``c^`` the Fourier transform of the coefficients c, T the transfer function times the basis function,
-and w the n x n frequencies of an image (MATH 4, 8.1).  Central slices are interpolated on an oversampled
+and w the n x n frequencies of an image.  Central slices are interpolated on an oversampled
 grid with the window of the chosen accuracy; both directions use the same weights, so the pair is adjoint to
 rounding.
 """

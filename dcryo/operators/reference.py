@@ -1,8 +1,7 @@
 """Right-hand side and kernel by direct float64 sums: the yardstick of the fast operators, for small boxes.
 
 The detector is circular and ``DETECTOR`` times as wide as the images, which are zero outside: frequencies are
-its exact Fourier lattice, no lag of the kernel wraps onto another, and HᵀH is a convolution to rounding
-(MATH 3 "RNC-projected basis", 4 "plane lattice").
+its exact Fourier lattice, and HᵀH is a convolution to rounding.
 """
 
 from __future__ import annotations

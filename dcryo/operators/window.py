@@ -5,7 +5,7 @@ A sample at u (grid cells) is spread onto the W nearest grid points of every axi
     w(x) = I0(beta sqrt(1 - (2x/W)^2)) / I0(beta),   |x| <= W/2,
 
 and the blur is divided out after the FFT by w's Fourier transform kappa.  Fessler & Sutton (2003), IEEE TSP
-51:560; beta after Beatty, Nishimura & Pauly (2005), IEEE TMI 24:799.  Errors: MATH 8.1.
+51:560; beta after Beatty, Nishimura & Pauly (2005), IEEE TMI 24:799.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Window:
 
 
 WINDOWS = {"fast": Window(4, 2.0), "default": Window(6, 1.5), "accurate": Window(6, 2.0)}
-"""Spreading accuracy by name: about 7e-4, 6e-5 and 8e-6 of the largest value (MATH 8.1)."""
+"""Spreading accuracy by name: about 7e-4, 6e-5 and 8e-6 of the largest value."""
 
 
 def window(accuracy: str) -> Window:

@@ -168,9 +168,9 @@ def solve(
         state = step(problem, prior, state)
         if watch is not None:
             watch(state)
-        norm = math.sqrt(inner(state.x, state.x))
+        norm = math.sqrt(inner(state.x, state.x, problem.threads))
         moved = state.x - before
-        change = math.sqrt(inner(moved, moved)) / norm if norm > 0 else 0.0
+        change = math.sqrt(inner(moved, moved, problem.threads)) / norm if norm > 0 else 0.0
         # priors vanish at zero, so there the objective is the constant
         reason = stop.check(Progress(state.objectives, problem.constant, change))
         if reason is not None:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import starfile
 
-from dcryo.conventions import centre
 from dcryo.geometry.rotations import euler_to_matrix
 from dcryo.imaging.ctf import ctf_image
 from dcryo.imaging.particles import Optics, Particles
@@ -60,7 +59,7 @@ def read_case(folder: Path, name: str) -> Case:
 def central_slice(volume: np.ndarray, matrix: np.ndarray, n: int) -> np.ndarray:
     """F(e1 w1 + e2 w2) on the rfft2 lattice of n pixels as wide as the map, below Nyquist of both."""
     size = len(volume)
-    index = np.arange(size) - centre(size)
+    index = np.arange(size) - (size) // 2
     q1, q2 = np.fft.rfftfreq(n) * n, np.fft.fftfreq(n)[:, None] * n  # cycles per box, the same width for both
     inside = np.hypot(q1, q2) < n / 2
     w = 2 * np.pi / size * (q1[None, :, None] * matrix[0] + q2[..., None] * matrix[1])[inside]

@@ -272,7 +272,7 @@ def test_warm_start_needs_fewer_iterations() -> None:
 
 
 def test_few_dual_steps_lead_to_the_same_optimum() -> None:
-    """The warm-started, inexact prox does not change where the iteration ends (MATH 9.3)."""
+    """The warm-started, inexact prox does not change where the iteration ends."""
     problem, _, _, _ = setting(8)
     objective = []
     for steps in (2, 50):

@@ -114,7 +114,7 @@ def test_product_with_a_smooth_object_in_the_ball(n: int, accuracy: str) -> None
     volume = oracle.blob(n, 1.0)
     found = Convolution(fast.spectrum, n, 1)(volume)
     expected = Convolution(exact.spectrum, n, 1)(volume.astype(np.float64))
-    # MATH 4 and 8.2: 9e-5 at n = 16, from the tails of the cut, which fall like n^-3/2: 2.5e-4 at n = 8
+    # 9e-5 at n = 16, from the tails of the cut, which fall like n^-3/2: 2.5e-4 at n = 8
     assert relative(found, expected) < SMALL * 2.5e-4
 
 

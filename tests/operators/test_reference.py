@@ -1,7 +1,7 @@
 """Direct sums against the dense matrix: the acceptance of the mathematics, to rounding.
 
 Boxes even and odd, scales 1 and 2, all optics: rhs, kernel and HᵀHc agree to 1e-10.  Kaiser-Bessel
-functions sampled in real space agree with their band-limited version to what theory says is lost (MATH 3).
+functions sampled in real space agree with their band-limited version to what theory says is lost.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def test_premultiplied_images(scale: int, ratio: float) -> None:
     assert relative(oracle.toeplitz(lags(equations), 6), normal) < ROUNDING
 
 
-# MATH 3: relative error of the convolution against HᵀH of functions sampled in real space, for white c (the
+# Relative error of the convolution against HᵀH of functions sampled in real space, for white c (the
 # worst case) and, without PSF, for a smooth one.  The PSF is a Gaussian of half a pixel.
 TABLE = [
     # radius, alpha, scale, blurred, white, smooth
