@@ -176,3 +176,29 @@ def test_every_setting_is_an_option(name: str, config: str) -> None:
     renamed = {"snr_definition": "snr_def"}
     settings = {renamed.get(field.name, field.name) for field in fields(getattr(dcryo, config))}
     assert settings <= options
+
+
+def test_the_heap_is_not_split_among_threads() -> None:
+    """Blocks of eight threads lie in at most two heaps; glibc alone gives every thread its own."""
+    code = """
+import ctypes, threading
+from dcryo.cli.main import few_arenas
+if not few_arenas():
+    raise SystemExit(3)
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+heaps, ready = set(), threading.Barrier(8)
+def take():
+    ready.wait()
+    heaps.add(libc.malloc(1000) >> 26)  # a thread's heap is 64 MB, aligned
+    ready.wait()
+threads = [threading.Thread(target=take) for _ in range(8)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+print(len(heaps))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode == 3:
+        pytest.skip("no glibc here")
+    # the main heap may straddle one boundary of 64 MB
+    assert int(done.stdout) <= 3, done.stderr
