@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from dcryo.dataflow.commits import Commits
 from dcryo.dataflow.executor import Executor
-from dcryo.dataflow.plan import Merge, Plan, Slice, batches, check_halves
+from dcryo.dataflow.plan import Merge, Plan, Slice, check_halves
 from dcryo.errors import InputError
 from dcryo.geometry.symmetry import point_group
 from dcryo.imaging.basis import parse_basis
 from dcryo.imaging.particles import Particles
 from dcryo.io.particle_store import ParticleStore, open_particles
+from dcryo.operators.compiled import blocks
 from dcryo.operators.normal import Accumulator, NormalEquations
 from dcryo.operators.views import Radial, make_radial, make_views
 
@@ -100,19 +101,20 @@ def radial_tables(store: ParticleStore, fold: Fold) -> Radial:
     Raises
     ------
     InputError
-        If a group with particles has no noise spectrum.
+        If a spectrum is not positive.
+
+    Notes
+    -----
+    A group without a spectrum (clean images, or no particles) counts as noise of variance 1.
     """
     spectra = []
     ratios = []
     for optics in store.optics:
         spectrum = np.ones(fold.n // 2 + 1) if optics.noise is None else np.asarray(optics.noise, np.float64)
-        if optics.noise is not None and not (np.all(np.isfinite(spectrum)) and spectrum.min() > 0):
-            if np.any(np.isfinite(spectrum)):
-                raise InputError(
-                    f"{store.url}: the noise spectrum of optics group {optics.name} is not positive; "
-                    "ingest again"
-                )
-            spectrum = np.ones_like(spectrum)  # a group without particles
+        if not (np.isfinite(spectrum) & (spectrum > 0)).all():
+            raise InputError(
+                f"{store.url}: the noise spectrum of optics group {optics.name} is not positive; ingest again"
+            )
         if fold.noise == "white":
             # every shell counts by its number of frequencies
             spectrum = np.full_like(spectrum, np.average(spectrum, weights=np.arange(len(spectrum)) + 0.5))
@@ -124,10 +126,7 @@ def radial_tables(store: ParticleStore, fold: Fold) -> Radial:
 def rows_of(store: ParticleStore, task: SliceTask) -> NDArray[np.intp]:
     """Rows of the store that a slice folds, ascending."""
     part = task.slice
-    if task.fold.halves == "auto":
-        half = store.halves()[part.start : part.stop]
-    else:
-        half = assign_halves(store, task.fold.halves)[part.start : part.stop]
+    half = assign_halves(store, task.fold.halves)[part.start : part.stop]
     return part.start + np.flatnonzero(half == part.half)
 
 
@@ -159,7 +158,7 @@ def _stream(
             filled += len(inside)
         return table.take(wanted - rows[0]), images
 
-    parts = list(batches(len(rows), batch))
+    parts = blocks(len(rows), batch)
     with ThreadPoolExecutor(1, thread_name_prefix="dcryo-read") as reader:
         coming = reader.submit(read, parts[0])
         for following in [*parts[1:], None]:

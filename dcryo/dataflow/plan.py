@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -265,9 +265,3 @@ def _fitting_scale(plan: Plan, allowed: int, coarser: Callable[[float], Plan] | 
             return scale
         scale = math.ceil(11 * scale) / 10
     return None
-
-
-def batches(count: int, size: int) -> Iterator[slice]:
-    """Consecutive slices of at most ``size``."""
-    for first in range(0, count, size):
-        yield slice(first, min(first + size, count))

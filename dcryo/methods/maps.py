@@ -16,7 +16,8 @@ from dcryo.dataflow.plan import Plan
 from dcryo.methods.progress import Progress
 from dcryo.methods.reconstruct_config import ReconstructConfig
 from dcryo.methods.regularise import MapProblem, Solution, solve_linear, solve_tv, surroundings
-from dcryo.methods.weight import Choice, choose_weight
+from dcryo.methods.weight import Trial, choose_weight
+from dcryo.solvers.prox import TotalVariation
 from dcryo.solvers.stopping import iterations, objective_change
 
 Real = NDArray[np.floating[Any]]
@@ -28,7 +29,7 @@ class Maps:
 
     coefficients: dict[str, Real]
     history: list[tuple[int, list[float]]]
-    choice: Choice | None
+    trials: list[Trial]
     weight: float
     nonnegative: bool
     reason: str
@@ -50,8 +51,9 @@ def solve_maps(chosen: Plan, fold: Fold, voxel: float, config: ReconstructConfig
         progress.advance()
     stop = iterations(config.iterations) | objective_change(config.tolerance)
     history: list[tuple[int, list[float]]] = []
-    choice = None
-    starts: dict[int, Solution | None] = {1: None, 2: None}
+    trials: list[Trial] = []
+    starts: tuple[Solution | None, Solution | None] = (None, None)
+    priors: tuple[TotalVariation | None, TotalVariation | None] = (None, None)
     weight = 0.0 if config.prior == "none" or config.weight == "auto" else float(config.weight)
     nonnegative = config.nonnegative is True or (config.nonnegative == "auto" and len(problems) == 1)
     if config.prior == "tv" and len(problems) == 2 and "auto" in (config.weight, config.nonnegative):
@@ -63,16 +65,14 @@ def solve_maps(chosen: Plan, fold: Fold, voxel: float, config: ReconstructConfig
             tried=lambda: progress.advance(),
         )  # fmt: skip
         weight, nonnegative = choice.weight, choice.nonnegative
-        starts = {1: choice.first, 2: choice.second}
+        trials, starts, priors = choice.trials, (choice.first, choice.second), choice.priors
     progress.start("maps", len(problems) + (len(problems) == 2))
     reason = ""
     if len(problems) == 2 and config.prior == "tv":
-        for half in (1, 2):
-            prior = None if choice is None else choice.priors[half - 1]
-            solution = solve_tv(problems[half], weight, nonnegative, stop, starts[half], prior)
+        for half, start, prior in zip((1, 2), starts, priors, strict=True):
+            solution = solve_tv(problems[half], weight, nonnegative, stop, start, prior)
             maps[f"half{half}"] = solution.coefficients
             history.append((half, solution.history))
-            starts[half] = None
             progress.advance()
     problems.clear()
     sums.clear()
@@ -89,4 +89,4 @@ def solve_maps(chosen: Plan, fold: Fold, voxel: float, config: ReconstructConfig
         maps |= {f"half{h}": maps[f"linear{h}"] for h in (1, 2) if f"linear{h}" in maps}
         history.append((0, [full.misfit(maps["full"])]))
     progress.advance()
-    return Maps(maps, history, choice, weight, nonnegative and config.prior == "tv", reason)
+    return Maps(maps, history, trials, weight, nonnegative and config.prior == "tv", reason)

@@ -120,13 +120,13 @@ def _write_solves(out: RunStore, maps: Maps) -> None:
         {"solve": solve, "iteration": steps, "objective": np.concatenate([v for _, v in maps.history])},
         {"solves": ["full", "half1", "half2"]},
     )
-    if maps.choice is not None:
+    if maps.trials:
         out.write_table(
             "weights",
             {
-                "weight": np.array([t.weight for t in maps.choice.trials]),
-                "cross_validation": np.array([t.misfit for t in maps.choice.trials]),
-                "nonnegative": np.array([int(t.nonnegative) for t in maps.choice.trials]),
+                "weight": np.array([t.weight for t in maps.trials]),
+                "cross_validation": np.array([t.misfit for t in maps.trials]),
+                "nonnegative": np.array([int(t.nonnegative) for t in maps.trials]),
             },
         )
 

@@ -14,11 +14,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from dcryo.dataflow.accumulate import Fold, Handle, assign_halves, check_poses, run_plan
 from dcryo.dataflow.commits import Commits
@@ -37,29 +34,12 @@ from dcryo.methods.progress import Progress, Silent
 from dcryo.methods.reconstruct_config import ReconstructConfig
 from dcryo.operators.compiled import thread_count
 from dcryo.operators.kernel import padded_length
-from dcryo.operators.normal import accumulation_bytes
-
-Float32 = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """The grid of a reconstruction: n voxels of ``factor`` pixels."""
-
-    n: int
-    factor: float
-
-
-def _scale(box: int, scale: float) -> _Scale:
-    n = max(4, round(box / scale))
-    return _Scale(n, box / n)
+from dcryo.operators.normal import Convolution, accumulation_bytes, spectrum_bytes
 
 
 def _solve_bytes(n: int, halves: int) -> int:
-    length = padded_length(n)
-    spectrum = 4 * length * length * (length // 2 + 1)
-    columns = 3 * 8 * length * length * 16 * thread_count()
-    return int((halves + 1) * spectrum + (20 * (halves + 1)) * 4 * n**3 + columns)
+    columns = 3 * 8 * padded_length(n) ** 2 * Convolution.COLUMNS * thread_count()
+    return int((halves + 1) * spectrum_bytes(n) + (20 * (halves + 1)) * 4 * n**3 + columns)
 
 
 def make_plan(store: ParticleStore, config: ReconstructConfig) -> Plan:
@@ -70,30 +50,26 @@ def make_plan(store: ParticleStore, config: ReconstructConfig) -> Plan:
     InputError
         If a half set is empty.
     """
-    grid = _scale(store.box, config.scale)
+    n = max(4, round(store.box / config.scale))
     order = len(point_group(config.symmetry))
     halves = assign_halves(store, config.halves)
-    size = config.slice_size or slice_particles(grid.n, store.box, order)
+    size = config.slice_size or slice_particles(n, store.box, order)
     slices = make_slices(halves, size, store.chunk, store.shard)
     merges, roots = make_merges(slices)
     batch = batch_size(store.box)
-    written = grid.n if config.native_scale else store.box
-    length = padded_length(grid.n)
-    partial = 4 * grid.n**3 + 4 * length * length * (length // 2 + 1)
+    written = n if config.native_scale else store.box
+    partial = 4 * n**3 + spectrum_bytes(n)
     accuracy = "default" if config.accuracy == "reference" else config.accuracy
     images = 4 * 4 * min(batch, max(s.count for s in slices)) * store.box**2
     return Plan(
         box=store.box,
-        n=grid.n,
+        n=n,
         batch=batch,
         slices=slices,
         merges=merges,
         roots=roots,
-        task_memory=accumulation_bytes(grid.n, accuracy)
-        + images
-        + 4 * store.chunk * store.box**2
-        + 3 * partial,
-        solve_memory=_solve_bytes(grid.n, len(roots)) + 14 * 4 * written**3,
+        task_memory=accumulation_bytes(n, accuracy) + images + 4 * store.chunk * store.box**2 + 3 * partial,
+        solve_memory=_solve_bytes(n, len(roots)) + 14 * 4 * written**3,
         disk=partial * (len(slices) + 1),
         read_bytes=sum(store.image_bytes(s.start, s.stop) for s in slices),
     )

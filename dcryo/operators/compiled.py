@@ -51,6 +51,11 @@ def thread_count(threads: int = 0) -> int:
     return threads if threads > 0 else len(os.sched_getaffinity(0))
 
 
+def blocks(count: int, size: int) -> list[slice]:
+    """Consecutive slices of at most ``size``: work items that no number of threads changes."""
+    return [slice(first, min(first + size, count)) for first in range(0, count, size)]
+
+
 def for_each(work: Callable[[Any], None], items: Iterable[Any], threads: int = 0) -> None:
     """Call ``work`` on every item, on ``threads`` threads; items must not write to the same memory."""
     count = thread_count(threads)

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dcryo.operators.compiled import compile_kernel, for_each
+from dcryo.operators.compiled import blocks, compile_kernel, for_each
 
 Float32 = NDArray[np.float32]
 
 NORM2 = 12.0
 """Upper bound of the squared norm of the gradient in 3-D."""
 
-_SLAB = 8
+PLANES = 8
+"""Planes of a volume that one work item sweeps: few enough to stay in the cache."""
 
 
 @compile_kernel("void(f4[:,:,::1], f4[:,:,:,::1], f4[:,:,::1], f4, b1, i8, i8)")
@@ -89,17 +90,13 @@ def _variation(x: Any, first: int, last: int) -> float:
     return total
 
 
-def _slabs(depth: int) -> list[tuple[int, int]]:
-    return [(first, min(first + _SLAB, depth)) for first in range(0, depth, _SLAB)]
-
-
 def total_variation(x: Float32, threads: int = 0) -> float:
     """Isotropic total variation of a volume (n, n, n); summed in fixed slabs."""
-    slabs = _slabs(x.shape[0])
+    slabs = blocks(len(x), PLANES)
     parts = np.zeros(len(slabs))
 
     def work(item: int) -> None:
-        parts[item] = _variation(x, *slabs[item])
+        parts[item] = _variation(x, slabs[item].start, slabs[item].stop)
 
     for_each(work, range(len(slabs)), threads)
     return float(parts.sum())
@@ -109,17 +106,19 @@ def primal_sweep(
     z: Float32, dual: Float32, out: Float32, mu: float, nonnegative: bool, threads: int = 0
 ) -> None:
     """Set ``out = z - mu Dᵀ dual`` (then max with 0): the primal point of a dual one; dual (3, n, n, n)."""
-    for_each(
-        lambda slab: _primal(z, dual, out, np.float32(mu), nonnegative, *slab), _slabs(z.shape[0]), threads
-    )
+
+    def work(slab: slice) -> None:
+        _primal(z, dual, out, np.float32(mu), nonnegative, slab.start, slab.stop)
+
+    for_each(work, blocks(len(z), PLANES), threads)
 
 
 def dual_sweep(
     x: Float32, ahead: Float32, dual: Float32, step: float, momentum: float, threads: int = 0
 ) -> None:
     """One projected gradient step on the dual from ``ahead``, with momentum; both duals are updated."""
-    for_each(
-        lambda slab: _dual(x, ahead, dual, np.float32(step), np.float32(momentum), *slab),
-        _slabs(x.shape[0]),
-        threads,
-    )
+
+    def work(slab: slice) -> None:
+        _dual(x, ahead, dual, np.float32(step), np.float32(momentum), slab.start, slab.stop)
+
+    for_each(work, blocks(len(x), PLANES), threads)

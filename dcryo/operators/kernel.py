@@ -25,7 +25,7 @@ from dcryo.operators import taps
 from dcryo.operators.compiled import compile_kernel, for_each
 from dcryo.operators.transfer import line_phase, line_quadratic, lookup, sine
 from dcryo.operators.views import Radial, Views
-from dcryo.operators.window import TABLE_ROWS, Window
+from dcryo.operators.window import TABLE_ROWS, Window, even_fast_length
 
 Float32 = NDArray[np.float32]
 
@@ -196,12 +196,7 @@ class PlaneKernel:
 
 def padded_length(n: int) -> int:
     """Even FFT-friendly length >= 2n: room for every lag of a box of n."""
-    size = 2 * n
-    while True:
-        size = int(scipy.fft.next_fast_len(size, real=True))
-        if size % 2 == 0:
-            return size
-        size += 1
+    return even_fast_length(2 * n)
 
 
 def _add_oriented(out: Float32, along: Float32, axis: int) -> None:

@@ -160,6 +160,12 @@ class Accumulator:
         return NormalEquations(rhs, self._kernel.spectrum(self.threads), self.energy, self.count)
 
 
+def spectrum_bytes(n: int) -> int:
+    """Memory of the spectrum in a :class:`NormalEquations` of a box of n, in bytes."""
+    length = padded_length(n)
+    return 4 * length * length * (length // 2 + 1)
+
+
 def accumulation_bytes(n: int, accuracy: str) -> int:
     """Memory of an :class:`Accumulator` and its finish, without the images, in bytes."""
     chosen = window(accuracy)
@@ -167,6 +173,6 @@ def accumulation_bytes(n: int, accuracy: str) -> int:
     grid = 8 * int(np.prod([float(s) for s in geometry.shape]))
     length = padded_length(n)
     plane = 8 * (length // 2 + 1) * length * (chosen.grid_size(length) + 2 * geometry.pad)
-    spectrum = 4 * length * length * (length // 2 + 1)
-    along = 4 * (length // 2 + 1) * length * length
-    return max(grid + 3 * plane, 2 * grid + 3 * plane, 3 * plane + spectrum + 3 * along)
+    spectrum = spectrum_bytes(n)
+    # folding the grid copies it; finishing the kernel holds the spectrum and three oriented copies of a part
+    return max(2 * grid + 3 * plane, 3 * plane + 4 * spectrum)

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from dcryo.operators.compiled import for_each, thread_count
+from dcryo.operators.compiled import blocks, for_each, thread_count
 from dcryo.operators.slices import HalfGrid
 from dcryo.operators.transfer import ADJOINT, FORWARD, modulate
 from dcryo.operators.views import Radial, Views
@@ -66,20 +66,18 @@ def modulate_views(
 
     ``box`` is the lattice's n, ``image_centre`` the centre of the transformed images in (cropped) pixels.
     """
-    count = len(values)
-    block = 32
-    starts = range(0, count, block)
-    energies = np.zeros(len(starts))
+    parts = blocks(len(values), 32)
+    energies = np.zeros(len(parts))
 
     def work(item: int) -> None:
-        part = slice(starts[item], min(starts[item] + block, count))
+        part = parts[item]
         energies[item] = modulate(
             values[part], views.coefficients[part], views.gain[part], views.distortion[part],
             views.limit2[part], views.group[part], views.treatment[part], radial, weight,
             2 * math.pi / box, image_centre, direction,
         )  # fmt: skip
 
-    for_each(work, range(len(starts)), threads)
+    for_each(work, range(len(parts)), threads)
     return float(energies.sum())
 
 

@@ -25,6 +25,16 @@ TABLE_ROWS = 512
 """Rows per unit offset; linear interpolation between them errs by less than 2e-6."""
 
 
+def even_fast_length(least: int) -> int:
+    """Smallest even FFT-friendly length >= ``least``."""
+    size = least
+    while True:
+        size = int(next_fast_len(size, real=True))
+        if size % 2 == 0:
+            return size
+        size += 1
+
+
 @dataclass(frozen=True)
 class Window:
     """Kaiser-Bessel window of ``width`` taps on a grid oversampled by ``oversampling``."""
@@ -34,12 +44,7 @@ class Window:
 
     def grid_size(self, n: int) -> int:
         """Smallest even FFT-friendly length >= oversampling * n."""
-        size = math.ceil(self.oversampling * n - 1e-9)
-        while True:
-            size = int(next_fast_len(size, real=True))
-            if size % 2 == 0:
-                return size
-            size += 1
+        return even_fast_length(math.ceil(self.oversampling * n - 1e-9))
 
     @cached_property
     def beta(self) -> float:

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dcryo.operators.compiled import for_each
+from dcryo.operators.compiled import blocks, for_each
+from dcryo.operators.gradient import PLANES
 from dcryo.solvers.stopping import Progress, Rule
 
 Array = NDArray[np.floating[Any]]
@@ -55,6 +56,7 @@ class State:
     t: float
     lipschitz: float
     objectives: list[float] = field(default_factory=list)
+    change: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,8 @@ def inner(a: Array, b: Array, threads: int = 0) -> float:
         for k in range(part.start, part.stop):
             parts[k] = np.multiply(a[k], b[k], dtype=np.float64).sum()
 
-    for_each(work, slabs(len(a)), threads)
+    for_each(work, blocks(len(a), PLANES), threads)
     return math.fsum(parts)
-
-
-def slabs(depth: int, planes: int = 8) -> list[slice]:
-    """Blocks of planes that fit the cache: elementwise work goes through them one by one."""
-    return [slice(first, min(first + planes, depth)) for first in range(0, depth, planes)]
 
 
 def init(problem: Quadratic, start: Array | None = None) -> State:
@@ -106,7 +103,7 @@ def step(problem: Quadratic, prior: Prior, state: State) -> State:
         ahead[part] *= beta
         ahead[part] += state.x[part]
 
-    each = slabs(len(ahead))
+    each = blocks(len(ahead), PLANES)
     for_each(extrapolate, each, problem.threads)
     product_ahead = problem.apply(ahead) if state.objectives else state.product
     product = np.empty_like(ahead)
@@ -141,17 +138,20 @@ def step(problem: Quadratic, prior: Prior, state: State) -> State:
 
     for_each(descend, each, problem.threads)
     x = prior.prox(z, 1 / lipschitz)
-    uphill = np.zeros(len(each))
+    sums = np.zeros((3, len(each)))  # (ahead - x)(x - before), |x - before|^2, |x|^2
 
-    def restart(item: int) -> None:
+    def compare(item: int) -> None:
         part = each[item]
-        turn = (ahead[part] - x[part]) * (x[part] - state.x[part])
-        uphill[item] = turn.sum(dtype=np.float64)
+        moved = x[part] - state.x[part]
+        pairs = ((ahead[part] - x[part], moved), (moved, moved), (x[part], x[part]))
+        sums[:, item] = [(a * b).sum(dtype=np.float64) for a, b in pairs]
 
-    for_each(restart, range(len(each)), problem.threads)
-    if math.fsum(uphill) > 0:
+    for_each(compare, range(len(each)), problem.threads)
+    uphill, moved2, norm2 = (math.fsum(row) for row in sums)
+    if uphill > 0:
         t_next = 1.0
-    return State(x, state.x, product, t_next, lipschitz, [*state.objectives, objective])
+    change = math.sqrt(moved2 / norm2) if norm2 > 0 else 0.0
+    return State(x, state.x, product, t_next, lipschitz, [*state.objectives, objective], change)
 
 
 def solve(
@@ -164,15 +164,11 @@ def solve(
     """Minimise until ``stop`` says so; ``watch`` is called after every iteration."""
     state = init(problem, start)
     while True:
-        before = state.x
         state = step(problem, prior, state)
         if watch is not None:
             watch(state)
-        norm = math.sqrt(inner(state.x, state.x, problem.threads))
-        moved = state.x - before
-        change = math.sqrt(inner(moved, moved, problem.threads)) / norm if norm > 0 else 0.0
         # priors vanish at zero, so there the objective is the constant
-        reason = stop.check(Progress(state.objectives, problem.constant, change))
+        reason = stop.check(Progress(state.objectives, problem.constant, state.change))
         if reason is not None:
             return Result(state.x, state.objectives, reason, state)
 

@@ -24,7 +24,6 @@ from dcryo.dataflow.plan import (
     Slice,
     available_memory,
     batch_size,
-    batches,
     check_halves,
     check_resources,
     make_merges,
@@ -32,6 +31,7 @@ from dcryo.dataflow.plan import (
     slice_particles,
 )
 from dcryo.errors import InputError, PlanError
+from dcryo.operators.compiled import blocks
 
 
 def sorted_halves(first: int, second: int) -> NDArray[np.int8]:
@@ -225,7 +225,7 @@ def test_batch_depends_on_the_box_alone_and_fits() -> None:
 
 @given(count=st.integers(0, 1000), size=st.integers(1, 300))
 def test_batches_cover_in_order(count: int, size: int) -> None:
-    parts = list(batches(count, size))
+    parts = blocks(count, size)
     assert [i for part in parts for i in range(part.start, part.stop)] == list(range(count))
     assert all(part.stop - part.start == size for part in parts[:-1])
 
