@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dcryo.dataflow.cluster import DaskExecutor, local_workers
     from dcryo.io.datasets import open
     from dcryo.methods.export import export
     from dcryo.methods.ingest import IngestConfig, ingest
@@ -24,23 +25,27 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "DaskExecutor",
     "IngestConfig",
     "ReconstructConfig",
     "SimulateConfig",
     "__version__",
     "export",
     "ingest",
+    "local_workers",
     "open",
     "reconstruct",
     "simulate",
 ]
 
 _HOME = {
+    "DaskExecutor": "dcryo.dataflow.cluster",
     "IngestConfig": "dcryo.methods.ingest",
     "ReconstructConfig": "dcryo.methods.reconstruct",
     "SimulateConfig": "dcryo.methods.simulate",
     "export": "dcryo.methods.export",
     "ingest": "dcryo.methods.ingest",
+    "local_workers": "dcryo.dataflow.cluster",
     "open": "dcryo.io.datasets",
     "reconstruct": "dcryo.methods.reconstruct",
     "simulate": "dcryo.methods.simulate",

@@ -21,3 +21,7 @@ class DamagedStoreError(InputError):
 
 class PlanError(DcryoError):
     """A job that does not fit the memory or the disk it may use."""
+
+
+class ClusterError(DcryoError):
+    """A cluster that does not answer, or does not get a job done; what was committed is kept."""

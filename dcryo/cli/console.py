@@ -10,9 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import argparse
+
     from rich.progress import Progress as RichBars
     from rich.progress import TaskID
 
+    from dcryo.dataflow.executor import Executor
     from dcryo.io.particle_store import ParticleStore
     from dcryo.methods.progress import Progress
 
@@ -31,8 +34,12 @@ RESULTS = {
     "seconds": ("time", "s"),
     "bytes_read": ("read", ""),
     "peak_rss": ("peak memory", ""),
+    "task_peak_rss": ("peak memory of a task", ""),
 }
 """Keys of the result of a run that a human is shown: label, and what the number is."""
+
+SIZES = ("bytes_read", "peak_rss", "task_peak_rss")
+"""Those that are bytes."""
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -56,7 +63,7 @@ def result_rows(result: Mapping[str, Any]) -> list[tuple[str, Any]]:
     for key, (label, meaning) in RESULTS.items():
         value = result.get(key)
         if value is not None:
-            shown = byte_size(value) if key in ("bytes_read", "peak_rss") else text(value)
+            shown = byte_size(value) if key in SIZES else text(value)
             rows.append((label, f"{shown} {meaning}".rstrip()))
     return rows
 
@@ -173,3 +180,43 @@ def progress_on_stderr() -> Iterator[Progress]:
         progress = BarProgress(bars)
         yield progress
         progress.finish()
+
+
+def add_executor_arguments(group: argparse._ArgumentGroup) -> None:
+    """The options that say who does the work."""
+    group.add_argument(
+        "--workers",
+        type=_count,
+        metavar="N",
+        help="processes of this machine, under a Dask scheduler (default: this process alone)",
+    )
+    group.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="use the workers of a Dask scheduler, as tcp://host:8786",
+    )
+    group.add_argument(
+        "--scheduler-file", metavar="FILE", help="the same, by the file that the scheduler wrote"
+    )
+
+
+@contextlib.contextmanager
+def executor(args: argparse.Namespace, progress: Progress) -> Iterator[Executor]:
+    """The executor that :func:`add_executor_arguments` asks for."""
+    if args.workers is None and args.scheduler is None and args.scheduler_file is None:
+        from dcryo.dataflow.executor import SerialExecutor
+
+        yield SerialExecutor()
+        return
+    from dcryo.dataflow.cluster import connected  # loads distributed
+
+    with connected(args.workers, args.scheduler, args.scheduler_file, progress.message) as chosen:
+        yield chosen
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        import argparse
+
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes; give 1 or more")
+    return int(text)

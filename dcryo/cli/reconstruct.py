@@ -4,11 +4,14 @@
     dcryo reconstruct particles.zarr run.zarr --symmetry D2 --mask-diameter 180
     dcryo reconstruct particles.zarr run.zarr --scale 2 --weight 0.5
     dcryo reconstruct particles.zarr run.zarr --dry-run
+    dcryo reconstruct particles.zarr run.zarr --workers 4
+    dcryo reconstruct particles.zarr run.zarr --scheduler tcp://node17:8786
 
 The defaults are meant to be used: total variation whose weight is found by cross-validation between the half
 sets, nonnegativity where it helps, noise spectra from the store.  The headline resolution is the FSC of
-linear (unregularised) half maps, corrected for the mask.  Interrupted, the same command goes on where it
-stopped.
+linear (unregularised) half maps, corrected for the mask.  Interrupted, or after a worker, a scheduler or the
+command itself has died, the same command goes on where it stopped.  Results do not depend on the number of
+workers, to the last bit.
 """
 
 from __future__ import annotations
@@ -92,9 +95,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     work = parser.add_argument_group("work")
+    console.add_executor_arguments(work)
     work.add_argument(
-        "--threads", type=_threads, default=0, metavar="N", help="0: one per core (default: %(default)s)"
-    )
+        "--threads", type=_threads, default=0, metavar="N",
+        help="of a task; 0: its share of the cores (default: %(default)s)",
+    )  # fmt: skip
     work.add_argument(
         "--max-memory", type=_bytes, metavar="SIZE",
         help="as 8GB; a plan that needs more is refused (default: what the machine has)",
@@ -115,17 +120,21 @@ def run(args: argparse.Namespace) -> int:
         **{field.name: getattr(args, field.name) for field in fields(ReconstructConfig)}
     )
     if args.dry_run:
-        planned = plan(args.particles, config)
+        planned = plan(args.particles, config, args.workers or 1)
         if args.json:
             console.print_json({"plan": asdict(planned)})
         else:
             print(planned.describe())
         return 0
-    with console.progress_on_stderr() as progress:
+    with (
+        console.progress_on_stderr() as progress,
+        console.executor(args, progress) as executor,
+    ):
         store = reconstruct(
             args.particles,
             args.run_store,
             config,
+            executor=executor,
             progress=progress,
             overwrite=args.overwrite,
             threads=args.threads,

@@ -6,18 +6,21 @@ never an array.
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcryo.dataflow.commits import Commits
-from dcryo.dataflow.executor import Executor
+from dcryo.dataflow.executor import Executor, Listen, Task
 from dcryo.dataflow.plan import Merge, Plan, Slice, check_halves
-from dcryo.errors import InputError
+from dcryo.errors import DamagedStoreError, InputError
 from dcryo.geometry.symmetry import point_group
 from dcryo.imaging.basis import parse_basis
 from dcryo.imaging.particles import Particles
@@ -25,6 +28,9 @@ from dcryo.io.particle_store import ParticleStore, open_particles
 from dcryo.operators.compiled import blocks
 from dcryo.operators.normal import Accumulator, NormalEquations
 from dcryo.operators.views import Radial, make_radial, make_views
+
+if TYPE_CHECKING:
+    from dcryo.methods.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -50,13 +56,14 @@ class Fold:
 
 @dataclass(frozen=True)
 class Handle:
-    """What a task says about its result."""
+    """What a task says about its result; peak_rss is that of the process it ran in, bytes."""
 
     key: str
     count: int
     seconds: float
     bytes_read: int
     resumed: bool
+    peak_rss: int
 
 
 @dataclass(frozen=True)
@@ -178,13 +185,20 @@ def check_poses(store: ParticleStore, particles: Particles) -> None:
         )
 
 
-def accumulate_slice(task: SliceTask) -> Handle:
+def peak_rss() -> int:
+    """Peak resident memory of this process, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def accumulate_slice(task: SliceTask, progress: Progress) -> Handle:
     """Fold the particles of a slice, in order, into a committed partial sum."""
     fold, part = task.fold, task.slice
     commits = Commits(fold.commits)
     if commits.has(part.key):
-        return Handle(part.key, part.count, 0.0, 0, True)
+        return Handle(part.key, part.count, 0.0, 0, True, peak_rss())
     began = time.perf_counter()
+    progress.start(part.key, part.count)
     # opened afresh: a store that was replaced is not remembered, and bytes_read counts this task alone
     store = open_particles(fold.particles, verify=False)
     group = point_group(fold.symmetry)
@@ -198,26 +212,45 @@ def accumulate_slice(task: SliceTask) -> Handle:
     for particles, images in _stream(store, rows_of(store, task), fold.batch):
         check_poses(store, particles)
         accumulator.add(images, make_views(particles, store.pixel_size, fold.scale))
+        progress.advance(len(images))
     put_equations(commits, part.key, accumulator.finish())
-    return Handle(part.key, part.count, time.perf_counter() - began, store.bytes_read, False)
+    return Handle(part.key, part.count, time.perf_counter() - began, store.bytes_read, False, peak_rss())
 
 
-def merge_partials(task: MergeTask) -> Handle:
-    """Add two committed partials, commit the sum, read it back, and only then delete the two."""
+def merge_partials(task: MergeTask, progress: Progress) -> Handle:
+    """Add two committed partials, commit the sum, read it back, and only then delete the two.
+
+    Raises
+    ------
+    InputError
+        If this process does not see the partials that others have committed.
+    """
     commits, merge = Commits(task.commits), task.merge
     began = time.perf_counter()
     resumed = commits.has(merge.key)
     if not resumed:
-        total = get_equations(commits, merge.left) + get_equations(commits, merge.right)
-        put_equations(commits, merge.key, total)
-        del total
+        try:
+            total = get_equations(commits, merge.left) + get_equations(commits, merge.right)
+        except (KeyError, DamagedStoreError) as error:
+            # a worker that was given up for dead may have finished this very merge in the meantime
+            if not commits.has(merge.key):
+                if isinstance(error, DamagedStoreError):
+                    raise
+                raise InputError(
+                    f"{commits.url}: the partial sum {error.args[0]} was committed and is not there; put RUN "
+                    "on a file system that all workers share, or in an object store"
+                ) from error
+            resumed = True
+        else:
+            put_equations(commits, merge.key, total)
+            del total
     if commits.has(merge.left) or commits.has(merge.right):
         # also what an earlier attempt put, which may have died before it read it back
         get_equations(commits, merge.key)
     count = int(commits.meta(merge.key)["count"])
     commits.delete(merge.left)
     commits.delete(merge.right)
-    return Handle(merge.key, count, time.perf_counter() - began, 0, resumed)
+    return Handle(merge.key, count, time.perf_counter() - began, 0, resumed, peak_rss())
 
 
 def put_equations(commits: Commits, key: str, equations: NormalEquations) -> None:
@@ -233,16 +266,14 @@ def get_equations(commits: Commits, key: str) -> NormalEquations:
 
 
 def run_plan(
-    plan: Plan, fold: Fold, executor: Executor, done: Callable[[Handle], None] | None = None
+    plan: Plan, fold: Fold, executor: Executor, listen: Listen, done: Callable[[Handle], None] | None = None
 ) -> list[Handle]:
     """Run what is left of a plan; afterwards the root of every half set is committed.
 
     A partial is needed only while nothing above it in the tree is committed, so a rerun repeats neither
-    slices nor merges.
+    slices nor merges.  Two partials are merged as soon as both are there: few exist at a time.
     """
-    commits = Commits(fold.commits)
-    committed = set(commits.keys())
-    by_key = {s.key: s for s in plan.slices}
+    committed = set(Commits(fold.commits).keys())
     needed: set[str] = set()
 
     def need(key: str) -> None:
@@ -254,14 +285,14 @@ def run_plan(
 
     for root in plan.roots.values():
         need(root)
-    slices = [SliceTask(fold, s) for s in plan.slices if s.key in needed]
-    handles = executor.map(accumulate_slice, slices, done)
-    level = [m for m in plan.merges if m.key in needed]
-    finished = set(by_key) | committed
-    while level:
-        # everything whose children are there may run side by side
-        ready = [m for m in level if {m.left, m.right} <= finished or m.key in committed]
-        handles += executor.map(merge_partials, [MergeTask(fold.commits, m) for m in ready], done)
-        finished |= {m.key for m in ready}
-        level = [m for m in level if m not in ready]
-    return handles
+    tasks = []
+    for part in plan.order():
+        if part.key not in needed:
+            continue
+        if isinstance(part, Slice):
+            tasks.append(Task(part.key, accumulate_slice, SliceTask(fold, part)))
+        else:
+            # a sum that is committed needs nothing, but what is left of its children must still go
+            needs = () if part.key in committed else (part.left, part.right)
+            tasks.append(Task(part.key, merge_partials, MergeTask(fold.commits, part), needs, urgent=True))
+    return executor.run(tasks, listen, done)

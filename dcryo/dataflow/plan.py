@@ -11,8 +11,9 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -62,7 +63,8 @@ class Plan:
     """Slices, the fixed tree that merges them into one root per half set, and the cost.
 
     box: side of the images; n: side of the reconstruction; batch: images per float32 sum;
-    merges in order, children first; roots: half set -> key of its total; memory and disk in bytes.
+    merges in order, children first; roots: half set -> key of its total; memory and disk in bytes, disk for
+    the partial sums that exist at a time.
     """
 
     box: int
@@ -104,9 +106,18 @@ class Plan:
             ]
         )
 
+    @cached_property
+    def _merge_of(self) -> dict[str, Merge]:
+        return {m.key: m for m in self.merges}
+
     def children(self, key: str) -> tuple[str, str] | None:
         """The two partials that merge into ``key``; None for a slice."""
-        return next(((m.left, m.right) for m in self.merges if m.key == key), None)
+        merge = self._merge_of.get(key)
+        return None if merge is None else (merge.left, merge.right)
+
+    def order(self) -> Iterator[Slice | Merge]:
+        """The slices in order, and every merge as soon as its two parts are done."""
+        return in_order(self.slices, self.merges)
 
 
 def _size(count: float) -> str:
@@ -189,6 +200,37 @@ def make_merges(slices: Sequence[Slice]) -> tuple[tuple[Merge, ...], dict[int, s
     return tuple(merges), roots
 
 
+def in_order(slices: Sequence[Slice], merges: Sequence[Merge]) -> Iterator[Slice | Merge]:
+    """The slices in order, and every merge as soon as its two parts are done."""
+    above = {child: merge for merge in merges for child in (merge.left, merge.right)}
+    finished: set[str] = set()
+    for part in slices:
+        yield part
+        finished.add(part.key)
+        merge = above.get(part.key)
+        while merge is not None and {merge.left, merge.right} <= finished:
+            yield merge
+            finished.add(merge.key)
+            merge = above.get(merge.key)
+
+
+def partials_at_once(slices: Sequence[Slice], merges: Sequence[Merge], tasks: int = 1) -> int:
+    """At most so many partial sums exist at a time if ``tasks`` tasks run side by side.
+
+    One task after the other: counted.  Each further task can hold back one sum on every level of the tree,
+    and has a result and the parts of one merge of its own; never are there more than slices and merges
+    under way.
+    """
+    alive = most = 0
+    for part in in_order(slices, merges):
+        alive += 1
+        most = max(most, alive)
+        if isinstance(part, Merge):
+            alive -= 2
+    levels = math.ceil(math.log2(max(len(slices), 2)))
+    return min(most + (tasks - 1) * (levels + 3), len(slices) + tasks)
+
+
 def available_memory() -> int:
     """Bytes of memory that this process may still use: what the system calls available, within its cgroup."""
     limits = []
@@ -209,8 +251,10 @@ def available_memory() -> int:
 def check_resources(
     plan: Plan,
     scratch: str | None,
-    max_memory: int | None = None,
     *,
+    task_memory: int | None = None,
+    solve_memory: int | None = None,
+    tasks: int = 1,
     present: int = 0,
     coarser: Callable[[float], Plan] | None = None,
 ) -> None:
@@ -220,8 +264,10 @@ def check_resources(
     ----------
     scratch : str or None
         Local folder that will hold the partial sums; None for an object store, which is not checked.
-    max_memory : int, optional
-        Bytes allowed; default what the machine has available.
+    task_memory, solve_memory : int, optional
+        Bytes allowed for one task, and for the solves; default what the machine has available.
+    tasks : int
+        So many tasks share the machine or the worker that ``task_memory`` is a part of.
     present : int
         Bytes of partial sums that the scratch holds already.
     coarser : callable, optional
@@ -232,14 +278,23 @@ def check_resources(
     PlanError
         With the numbers, and the option that would make it fit.
     """
-    allowed = max_memory if max_memory is not None else available_memory()
-    need, stage = max((plan.task_memory, "accumulate"), (plan.solve_memory, "solve"))
-    if need > allowed:
-        scale = _fitting_scale(plan, allowed, coarser)
-        remedy = "" if scale is None else f"--scale {scale:g} or larger (a coarser map), or "
+    allowed = {
+        "accumulate": available_memory() if task_memory is None else task_memory,
+        "solve": available_memory() if solve_memory is None else solve_memory,
+    }
+    needs = {"accumulate": plan.task_memory, "solve": plan.solve_memory}
+    stage = max(needs, key=lambda name: needs[name] / allowed[name])
+    if needs[stage] > allowed[stage]:
+        scale = _fitting_scale(plan, tuple(allowed.values()), coarser)
+        remedies = [] if scale is None else [f"--scale {scale:g} or larger (a coarser map)"]
+        each = ""
+        if stage == "accumulate" and tasks > 1:
+            each = f" for each of {tasks} tasks side by side"
+            remedies.append("fewer --workers, or workers of one thread")
         raise PlanError(
-            f"a box of {plan.n} needs {_size(need)} of memory to {stage}, and {_size(allowed)} is allowed; "
-            f"use {remedy}a machine with more memory"
+            f"a box of {plan.n} needs {_size(needs[stage])} of memory to {stage}, and "
+            f"{_size(allowed[stage])} is allowed{each}; use "
+            f"{', or '.join([*remedies, 'a machine with more memory'])}"
         )
     if scratch is not None:
         folder = Path(scratch)
@@ -253,15 +308,21 @@ def check_resources(
             )
 
 
-def _fitting_scale(plan: Plan, allowed: int, coarser: Callable[[float], Plan] | None) -> float | None:
+def _fitting_scale(
+    plan: Plan, allowed: Sequence[int], coarser: Callable[[float], Plan] | None
+) -> float | None:
     """A scale whose plan fits, in tenths; None if none does: no scale shrinks the images."""
-    need = max(plan.task_memory, plan.solve_memory)
-    scale = math.ceil(10 * plan.box / plan.n * math.cbrt(need / allowed)) / 10
+
+    def excess(fit: Plan) -> float:
+        return max(
+            need / most for need, most in zip((fit.task_memory, fit.solve_memory), allowed, strict=True)
+        )
+
+    scale = math.ceil(10 * plan.box / plan.n * math.cbrt(excess(plan))) / 10
     if coarser is None:
         return scale
     while plan.box / scale >= 4 and scale <= LARGEST_SCALE:
-        fit = coarser(scale)
-        if max(fit.task_memory, fit.solve_memory) <= allowed:
+        if excess(coarser(scale)) <= 1:
             return scale
         scale = math.ceil(11 * scale) / 10
     return None

@@ -9,24 +9,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from dcryo.dataflow.accumulate import Fold, Handle, assign_halves, check_poses, run_plan
+from dcryo.dataflow.accumulate import Fold, Handle, assign_halves, check_poses, peak_rss, run_plan
 from dcryo.dataflow.commits import Commits
-from dcryo.dataflow.executor import Executor, SerialExecutor
-from dcryo.dataflow.plan import Plan, batch_size, check_resources, make_merges, make_slices, slice_particles
+from dcryo.dataflow.executor import Executor, SerialExecutor, Task
+from dcryo.dataflow.plan import (
+    Plan,
+    batch_size,
+    check_resources,
+    make_merges,
+    make_slices,
+    partials_at_once,
+    slice_particles,
+)
 from dcryo.dataflow.versions import versions
 from dcryo.errors import InputError
 from dcryo.geometry.symmetry import point_group
 from dcryo.io.location import exists, is_remote, join, normalise, sizes
 from dcryo.io.particle_store import ParticleStore, open_particles
-from dcryo.io.run_store import RunStore, create_run
+from dcryo.io.run_store import RunStore, create_run, open_run
 from dcryo.io.store_root import SCRATCH, clear, read_mark
 from dcryo.methods.maps import solve_maps
 from dcryo.methods.measure import write_maps
@@ -42,8 +50,8 @@ def _solve_bytes(n: int, halves: int) -> int:
     return int((halves + 1) * spectrum_bytes(n) + (20 * (halves + 1)) * 4 * n**3 + columns)
 
 
-def make_plan(store: ParticleStore, config: ReconstructConfig) -> Plan:
-    """The plan of a reconstruction: what is read, in which slices, and what it takes.
+def make_plan(store: ParticleStore, config: ReconstructConfig, tasks: int = 1) -> Plan:
+    """The plan of a reconstruction by ``tasks`` tasks at once: what is read, in which slices, what it takes.
 
     Raises
     ------
@@ -70,14 +78,58 @@ def make_plan(store: ParticleStore, config: ReconstructConfig) -> Plan:
         roots=roots,
         task_memory=accumulation_bytes(n, accuracy) + images + 4 * store.chunk * store.box**2 + 3 * partial,
         solve_memory=_solve_bytes(n, len(roots)) + 14 * 4 * written**3,
-        disk=partial * (len(slices) + 1),
+        disk=partial * partials_at_once(slices, merges, tasks),
         read_bytes=sum(store.image_bytes(s.start, s.stop) for s in slices),
     )
 
 
-def plan(particles: str, config: ReconstructConfig) -> Plan:
-    """The plan of ``reconstruct(particles, ...)``, nothing run."""
-    return make_plan(open_particles(particles), config)
+def plan(particles: str, config: ReconstructConfig, tasks: int = 1) -> Plan:
+    """The plan of ``reconstruct(particles, ...)`` by ``tasks`` tasks at once, nothing run."""
+    return make_plan(open_particles(particles), config, tasks)
+
+
+class _Images:
+    """How many images are folded: heard from tasks that may run side by side, and again after a death."""
+
+    def __init__(self, chosen: Plan, progress: Progress) -> None:
+        self._counts = {s.key: s.count for s in chosen.slices}
+        self._heard = dict.fromkeys(self._counts, 0)
+        self._progress = progress
+        self._lock = threading.Lock()
+        progress.start("images", sum(self._counts.values()))
+
+    def listen(self, key: str) -> _OneSlice:
+        """What the task of a slice, or of a merge, reports to."""
+        return _OneSlice(self, key)
+
+    def done(self, handle: Handle) -> None:
+        """A task is done; one that was committed before has reported nothing."""
+        self.reached(handle.key, self._counts.get(handle.key, 0))
+
+    def reached(self, key: str, count: int) -> None:
+        """``count`` images of a slice are folded; a slice that begins again is not counted again."""
+        with self._lock:
+            more = min(count, self._counts.get(key, 0)) - self._heard.get(key, 0)
+            if more > 0:
+                self._heard[key] += more
+                self._progress.advance(more)
+
+
+class _OneSlice:
+    """The progress of one slice."""
+
+    def __init__(self, images: _Images, key: str) -> None:
+        self._images, self._key, self._count = images, key, 0
+
+    def start(self, stage: str, total: int | None) -> None:
+        self._count = 0
+
+    def advance(self, count: int = 1) -> None:
+        self._count += count
+        self._images.reached(self._key, self._count)
+
+    def message(self, text: str) -> None:
+        """Tasks have nothing to say."""
 
 
 class _Clock:
@@ -91,6 +143,27 @@ class _Clock:
         began = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+@dataclass(frozen=True)
+class MapsTask:
+    """Everything after the sums: solve, measure, write into the run."""
+
+    run: str
+    plan: Plan
+    fold: Fold
+    config: ReconstructConfig
+
+
+def make_maps(task: MapsTask, progress: Progress) -> tuple[dict[str, Any], dict[str, float]]:
+    """Maps, curves and tables from committed sums into the run: (result, seconds per stage)."""
+    clock = _Clock()
+    store = open_particles(task.fold.particles)
+    with clock.stage("solve"):
+        maps = solve_maps(task.plan, task.fold, store.pixel_size * task.fold.scale, task.config, progress)
+    with clock.stage("measure"):
+        result = write_maps(open_run(task.run), store, task.plan, task.config, maps, progress)
+    return result, clock.seconds
 
 
 def reconstruct(
@@ -114,14 +187,15 @@ def reconstruct(
         Path or URL of the run: new, or an unfinished one of the same settings, which is resumed.
     config : ReconstructConfig, optional
     executor : Executor, optional
-        Runs the tasks; default one after the other in this process.
+        Runs the tasks; default one after the other in this process.  ``dcryo.DaskExecutor(client)`` runs them
+        on the workers of a Dask cluster.
     progress : Progress, optional
     overwrite : bool
         Replace an existing run.
     threads : int
-        Threads per task; 0: all processors.  Results do not depend on it.
+        Threads per task; 0: its share of the processors.  Results do not depend on it.
     max_memory : int, optional
-        Bytes that a task may plan to use; default what is available.
+        Bytes that a task may plan to use; default what is available to it.
 
     Returns
     -------
@@ -135,17 +209,21 @@ def reconstruct(
         If the store cannot be used with these settings.
     PlanError
         If the job does not fit memory or disk.
+    ClusterError
+        If workers die over one task again and again, or their scheduler goes away.
     DamagedStoreError
         If a chunk of the store is missing or damaged.
     """
     config = config or ReconstructConfig()
     progress = progress or Silent()
+    executor = executor or SerialExecutor()
     clock = _Clock()
     began = time.perf_counter()
     store = open_particles(particles)
-    chosen = make_plan(store, config)
+    capacity = executor.capacity()
+    chosen = make_plan(store, config, capacity.tasks)
     _check_poses(store)
-    if 0 in chosen.roots and config.prior == "tv" and config.weight == "auto":
+    if 0 in chosen.roots and config.prior != "none" and config.weight == "auto":
         raise InputError(
             f"{store.url} has no half sets, which --weight auto needs; give --halves even-odd, or a --weight"
         )
@@ -153,9 +231,11 @@ def reconstruct(
         check_resources(
             chosen,
             None if is_remote(run) else normalise(run),
-            max_memory,
+            task_memory=max_memory or capacity.memory,
+            solve_memory=max_memory or (None if executor.here else capacity.memory),
+            tasks=capacity.tasks,
             present=0 if overwrite else _scratch_bytes(run),
-            coarser=lambda scale: make_plan(store, replace(config, scale=scale)),
+            coarser=lambda scale: make_plan(store, replace(config, scale=scale), capacity.tasks),
         )
     out = create_run(run, "reconstruct", _recorded(store, config), overwrite=overwrite)
     if out.complete:
@@ -164,27 +244,44 @@ def reconstruct(
         return out
     fresh = "plan" not in out.attributes
     _record_plan(out, chosen, progress)
-    fold = _fold(store, out, chosen, config, threads)
-    Commits(fold.commits).sweep()
+    fold = _fold(store, out, chosen, config, threads or capacity.threads)
+    if executor.alone:
+        # elsewhere a task of an earlier attempt may still be writing
+        Commits(fold.commits).sweep()
     try:
+        executor.check_access(store.url, out.scratch)
         with clock.stage("accumulate"):
-            handles = _accumulate(chosen, fold, executor or SerialExecutor(), progress)
+            handles = _accumulate(chosen, fold, executor, progress)
     except InputError:
         # bad input leaves nothing behind, unless slices were committed: those are kept for the next try
         if fresh and not Commits(fold.commits).keys():
             clear(out.url)
         raise
-    with clock.stage("solve"):
-        maps = solve_maps(chosen, fold, store.pixel_size * fold.scale, config, progress)
-    with clock.stage("measure"):
-        result = write_maps(out, store, chosen, config, maps, progress)
+    result, seconds = _maps(
+        MapsTask(out.url, chosen, replace(fold, threads=threads), config), executor, progress
+    )
+    clock.seconds |= seconds
     clock.seconds["total"] = time.perf_counter() - began
     bytes_read = sum(h.bytes_read for h in handles)
     out.update(timings=clock.seconds, bytes_read=bytes_read, resumed=sum(h.resumed for h in handles))
-    result |= {"seconds": clock.seconds["total"], "bytes_read": bytes_read, "peak_rss": _peak_rss()}
+    result |= {
+        "seconds": clock.seconds["total"],
+        "bytes_read": bytes_read,
+        "peak_rss": peak_rss(),
+        "task_peak_rss": max((h.peak_rss for h in handles), default=0),
+    }
     out.finish(result)
     out.clean()
     return out
+
+
+def _maps(task: MapsTask, executor: Executor, progress: Progress) -> tuple[dict[str, Any], dict[str, float]]:
+    """Solve here where the workers are of this machine, else on one of them: this may be a login node."""
+    if executor.here:
+        return make_maps(task, progress)
+    result: tuple[dict[str, Any], dict[str, float]]
+    (result,) = executor.run([Task("maps", make_maps, task)], lambda key: progress)
+    return result
 
 
 def _finished(run: str) -> bool:
@@ -257,23 +354,12 @@ def _fold(store: ParticleStore, out: RunStore, chosen: Plan, config: Reconstruct
 
 
 def _accumulate(chosen: Plan, fold: Fold, executor: Executor, progress: Progress) -> list[Handle]:
-    progress.start("images", sum(s.count for s in chosen.slices))
-    merges = {m.key for m in chosen.merges}
-
-    def done(handle: Handle) -> None:
-        if handle.key not in merges:
-            progress.advance(handle.count)
-
-    handles = run_plan(chosen, fold, executor, done)
-    if resumed := sum(h.resumed and h.key not in merges for h in handles):
-        progress.message(f"{resumed} of {len(chosen.slices)} slices were committed before and kept")
+    images = _Images(chosen, progress)
+    handles = run_plan(chosen, fold, executor, images.listen, images.done)
+    slices = {s.key for s in chosen.slices}
+    if resumed := sum(h.resumed and h.key in slices for h in handles):
+        progress.message(f"{resumed} of {len(slices)} slices were committed before and kept")
     return handles
-
-
-def _peak_rss() -> int:
-    """Peak resident memory of this process, bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 __all__ = ["ReconstructConfig", "make_plan", "plan", "reconstruct"]

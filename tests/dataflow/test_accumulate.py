@@ -31,7 +31,7 @@ from dcryo.dataflow.accumulate import (
     run_plan,
 )
 from dcryo.dataflow.commits import Commits
-from dcryo.dataflow.executor import SerialExecutor
+from dcryo.dataflow.executor import Listen, SerialExecutor, Task
 from dcryo.dataflow.plan import Merge, Plan, make_merges, make_slices
 from dcryo.errors import DamagedStoreError, InputError
 from dcryo.imaging.noise import white
@@ -40,10 +40,16 @@ from dcryo.io import particle_writer
 from dcryo.io.chunks import CheckedStore
 from dcryo.io.location import sizes
 from dcryo.io.particle_store import ParticleStore, create_particles, open_particles
+from dcryo.methods.progress import Silent
 from dcryo.operators.normal import Accumulator, NormalEquations
 from dcryo.operators.views import make_views
 
 BOX, COUNT = 12, 90
+QUIET = Silent()
+
+
+def silent(key: str) -> Silent:
+    return QUIET
 
 
 def table(seed: int = 0, **more: Any) -> Particles:
@@ -140,12 +146,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ParticleStore:
 
 def test_slices_and_merges_make_the_sums_of_all_particles(store: ParticleStore, tmp_path: Path) -> None:
     plan, fold = plan_of(store), fold_of(store, tmp_path / "sums")
-    handles = run_plan(plan, fold, SerialExecutor())
-    keys = [h.key for h in handles]
-    assert keys[: len(plan.slices)] == [s.key for s in plan.slices]
-    assert sorted(keys[len(plan.slices) :]) == sorted(m.key for m in plan.merges)
+    handles = run_plan(plan, fold, SerialExecutor(), silent)
+    assert [h.key for h in handles] == [part.key for part in plan.order()]
     assert not any(h.resumed for h in handles)
-    assert [h.count for h in handles[: len(plan.slices)]] == [s.count for s in plan.slices]
+    counts = {h.key: h.count for h in handles}
+    assert [counts[s.key] for s in plan.slices] == [s.count for s in plan.slices]
     assert [s.half for s in plan.slices] == [1, 1, 1, 2, 2, 2]
     for half, found in sums(plan, fold).items():
         assert_close(found, all_at_once(store, np.flatnonzero(store.halves() == half)), ROUNDING)
@@ -162,7 +167,7 @@ def test_other_half_sets_sum_the_particles_they_name(
     }  # fmt: skip
     plan, fold = plan_of(store, size, rule), fold_of(store, tmp_path / "sums", halves=rule)
     assert plan.roots.keys() == wanted.keys()
-    run_plan(plan, fold, SerialExecutor())
+    run_plan(plan, fold, SerialExecutor(), silent)
     for half, found in sums(plan, fold).items():
         assert_close(found, all_at_once(store, wanted[half]), ROUNDING)
 
@@ -179,7 +184,7 @@ def test_bits_do_not_depend_on_the_chunks_of_the_store(store: ParticleStore, tmp
         other = write(tmp_path / f"{chunk}.zarr", table(), chunk=chunk, shard=shard)
         assert other.chunk == chunk
         fold = fold_of(other, tmp_path / f"sums{chunk}")
-        accumulate_slice(SliceTask(fold, slices[0]))
+        accumulate_slice(SliceTask(fold, slices[0]), QUIET)
         found.append(get_equations(Commits(fold.commits), slices[0].key))
     for other in found[1:]:
         assert_same_bits(found[0], other)
@@ -218,7 +223,7 @@ def test_every_image_is_decoded_once(
 ) -> None:
     plan, fold = plan_of(store, 14), fold_of(store, tmp_path / "sums", batch=5)  # batches share chunks of 7
     reads = Reads(monkeypatch)
-    handles = run_plan(plan, fold, SerialExecutor())
+    handles = run_plan(plan, fold, SerialExecutor(), silent)
     meeting = 47 // 7  # the one chunk in which the half sets meet is decoded for both
     shared = {row for row in range(COUNT) if row // 7 == meeting}
     assert reads.rows == Counter({row: 2 if row in shared else 1 for row in range(COUNT)})
@@ -238,7 +243,7 @@ def test_the_table_is_read_once_a_slice(
     part = make_slices(store.halves(), 1000, store.chunk, store.shard)[0]
     fold = fold_of(store, tmp_path / "sums", batch=5)
     reads = Reads(monkeypatch)
-    accumulate_slice(SliceTask(fold, part))
+    accumulate_slice(SliceTask(fold, part), QUIET)
     columns = {key: calls for key, calls in reads.calls.items() if not key.startswith(("image/", "half/"))}
     assert "rotation/c/0/0" in columns
     assert set(columns.values()) == {1}, columns
@@ -270,7 +275,7 @@ def test_the_next_batch_is_read_while_one_is_worked_on(
 def test_tasks_and_handles_are_small_and_travel(store: ParticleStore, tmp_path: Path) -> None:
     plan, fold = plan_of(store), fold_of(store, tmp_path / "sums")
     task = SliceTask(fold, plan.slices[0])
-    handle = accumulate_slice(pickle.loads(pickle.dumps(task)))
+    handle = accumulate_slice(pickle.loads(pickle.dumps(task)), QUIET)
     assert handle.bytes_read > 0
     for item in (task, handle, MergeTask(fold.commits, plan.merges[0])):
         assert len(pickle.dumps(item)) < 2000
@@ -279,9 +284,9 @@ def test_tasks_and_handles_are_small_and_travel(store: ParticleStore, tmp_path: 
 
 def test_a_committed_slice_is_not_folded_again(store: ParticleStore, tmp_path: Path) -> None:
     task = SliceTask(fold_of(store, tmp_path / "sums"), plan_of(store).slices[0])
-    first, second = accumulate_slice(task), accumulate_slice(task)
+    first, second = accumulate_slice(task, QUIET), accumulate_slice(task, QUIET)
     assert not first.resumed
-    assert second == Handle(first.key, first.count, 0.0, 0, True)
+    assert second == Handle(first.key, first.count, 0.0, 0, True, second.peak_rss)
 
 
 # --- interruption
@@ -297,25 +302,25 @@ class StopAfter(SerialExecutor):
     def __init__(self, count: int) -> None:
         self.left = count
 
-    def map(
-        self,
-        task: Callable[[Any], Any],
-        items: Sequence[Any],
-        done: Callable[[Any], Any] | None = None,
+    def run(
+        self, tasks: Sequence[Task], listen: Listen, done: Callable[[Any], Any] | None = None
     ) -> list[Any]:
-        def limited(item: Any) -> Any:
-            if self.left == 0:
-                raise Interrupted
-            self.left -= 1
-            return task(item)
+        def limited(task: Task) -> Task:
+            def call(item: Any, progress: Any) -> Any:
+                if self.left == 0:
+                    raise Interrupted
+                self.left -= 1
+                return task.function(item, progress)
 
-        return super().map(limited, items, done)
+            return replace(task, function=call)
+
+        return super().run([limited(task) for task in tasks], listen, done)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(store: ParticleStore, tmp_path_factory: pytest.TempPathFactory) -> dict[int, NormalEquations]:
     plan, fold = plan_of(store), fold_of(store, tmp_path_factory.mktemp("undisturbed") / "sums")
-    run_plan(plan, fold, SerialExecutor())
+    run_plan(plan, fold, SerialExecutor(), silent)
     return sums(plan, fold)
 
 
@@ -324,14 +329,14 @@ def test_a_run_resumes_wherever_it_stopped(
 ) -> None:
     plan = plan_of(store)
     slices = {s.key for s in plan.slices}
-    order = [h.key for h in run_plan(plan, fold_of(store, tmp_path / "whole"), SerialExecutor())]
+    order = [h.key for h in run_plan(plan, fold_of(store, tmp_path / "whole"), SerialExecutor(), silent)]
     assert len(order) == len(plan.slices) + len(plan.merges)
     for stop in range(len(order)):
         fold = fold_of(store, tmp_path / f"sums{stop}")
         with pytest.raises(Interrupted):
-            run_plan(plan, fold, StopAfter(stop))
+            run_plan(plan, fold, StopAfter(stop), silent)
         before = Commits(fold.commits).keys()
-        handles = run_plan(plan, fold, SerialExecutor())
+        handles = run_plan(plan, fold, SerialExecutor(), silent)
         # What was committed is neither folded nor merged again, also where a merge has removed it since.
         assert sorted(h.key for h in handles if not h.resumed) == sorted(order[stop:])
         assert {h.key for h in handles if h.resumed} <= set(before)
@@ -343,23 +348,22 @@ def test_a_run_resumes_wherever_it_stopped(
 
 def test_a_run_that_is_done_does_nothing(store: ParticleStore, tmp_path: Path) -> None:
     plan, fold = plan_of(store), fold_of(store, tmp_path / "sums")
-    run_plan(plan, fold, SerialExecutor())
+    run_plan(plan, fold, SerialExecutor(), silent)
     markers = {key: Commits(fold.commits)._read_marker(key) for key in Commits(fold.commits).keys()}
-    handles = run_plan(plan, fold, SerialExecutor())
+    handles = run_plan(plan, fold, SerialExecutor(), silent)
     assert all(h.resumed and not h.bytes_read for h in handles)
     assert {key: Commits(fold.commits)._read_marker(key) for key in markers} == markers
 
 
 class Backwards(SerialExecutor):
-    """Runs the items from the last to the first."""
+    """Runs the slices from the last to the first, then the merges."""
 
-    def map(
-        self,
-        task: Callable[[Any], Any],
-        items: Sequence[Any],
-        done: Callable[[Any], Any] | None = None,
+    def run(
+        self, tasks: Sequence[Task], listen: Listen, done: Callable[[Any], Any] | None = None
     ) -> list[Any]:
-        return super().map(task, list(items)[::-1], done)[::-1]
+        order = [t for t in tasks if not t.urgent][::-1] + [t for t in tasks if t.urgent]
+        results = dict(zip([t.key for t in order], super().run(order, listen, done), strict=True))
+        return [results[t.key] for t in tasks]
 
 
 def test_bits_do_not_depend_on_the_order_of_the_tasks(
@@ -367,8 +371,8 @@ def test_bits_do_not_depend_on_the_order_of_the_tasks(
 ) -> None:
     plan, fold = plan_of(store), fold_of(store, tmp_path / "sums")
     told: list[str] = []
-    handles = run_plan(plan, fold, Backwards(), lambda handle: told.append(handle.key))
-    assert [h.key for h in handles][: len(plan.slices)] == [s.key for s in plan.slices]
+    handles = run_plan(plan, fold, Backwards(), silent, lambda handle: told.append(handle.key))
+    assert [h.key for h in handles] == [part.key for part in plan.order()]
     assert told[: len(plan.slices)] == [s.key for s in plan.slices][::-1]
     for half, found in sums(plan, fold).items():
         assert_same_bits(found, undisturbed[half])
@@ -389,7 +393,7 @@ def pair(tmp_path: Path) -> tuple[Commits, MergeTask]:
 
 def test_merging_adds_and_then_removes(pair: tuple[Commits, MergeTask]) -> None:
     commits, task = pair
-    handle = merge_partials(task)
+    handle = merge_partials(task, QUIET)
     assert (handle.key, handle.count, handle.resumed) == ("ab", 2, False)
     assert_same_bits(get_equations(commits, "ab"), replace(small(3), count=2))
     assert commits.keys() == ["ab"]
@@ -407,9 +411,9 @@ def test_nothing_is_removed_before_the_sum_is_committed(
     with monkeypatch.context() as patch:
         patch.setattr(Commits, "put", full)
         with pytest.raises(InputError, match="no space left"):
-            merge_partials(task)
+            merge_partials(task, QUIET)
     assert commits.keys() == ["a", "b"]
-    assert merge_partials(task).count == 2
+    assert merge_partials(task, QUIET).count == 2
 
 
 def spoil(commits: Commits, key: str) -> Path:
@@ -436,7 +440,7 @@ def test_nothing_is_removed_before_the_sum_is_read_back(
     with monkeypatch.context() as patch:
         patch.setattr(Commits, "put", put_badly)
         with pytest.raises(DamagedStoreError, match="commit ab is damaged"):
-            merge_partials(task)
+            merge_partials(task, QUIET)
     assert {"a", "b"} <= set(commits.keys())
 
 
@@ -446,11 +450,11 @@ def test_a_sum_of_an_earlier_attempt_is_read_back_as_well(pair: tuple[Commits, M
     put_equations(commits, "ab", replace(small(3), count=2))
     marker = spoil(commits, "ab")
     with pytest.raises(DamagedStoreError, match="commit ab is damaged") as refused:
-        merge_partials(task)
+        merge_partials(task, QUIET)
     assert commits.keys() == ["a", "ab", "b"]
     assert str(marker) in str(refused.value)
     marker.unlink()
-    assert merge_partials(task).count == 2
+    assert merge_partials(task, QUIET).count == 2
     assert_same_bits(get_equations(commits, "ab"), replace(small(3), count=2))
 
 
@@ -462,7 +466,7 @@ def test_children_that_outlived_their_sum_are_removed(
     put_equations(commits, "ab", replace(small(3), count=2))
     for key in {"a", "b"} - set(left):
         commits.delete(key)
-    handle = merge_partials(task)
+    handle = merge_partials(task, QUIET)
     assert (handle.count, handle.resumed) == (2, True)
     assert commits.keys() == ["ab"]
 
@@ -472,20 +476,31 @@ def test_damaged_commit_is_named_and_its_slice_alone_is_folded_again(
 ) -> None:
     plan, fold = plan_of(store), fold_of(store, tmp_path / "sums")
     with pytest.raises(Interrupted):
-        run_plan(plan, fold, StopAfter(len(plan.slices)))
-    key = plan.slices[2].key
+        run_plan(plan, fold, StopAfter(2), silent)
+    key, other = (s.key for s in plan.slices[:2])
     marker = spoil(Commits(fold.commits), key)
     with pytest.raises(DamagedStoreError, match=f"commit {key} is damaged.*delete .*{key}.json and run"):
-        run_plan(plan, fold, SerialExecutor())
+        run_plan(plan, fold, SerialExecutor(), silent)
     marker.unlink()  # as the message says
-    handles = run_plan(plan, fold, SerialExecutor())
+    handles = run_plan(plan, fold, SerialExecutor(), silent)
     slices = {s.key for s in plan.slices}
-    assert [h.key for h in handles if not h.resumed and h.key in slices] == [key]
+    assert {h.key for h in handles if not h.resumed and h.key in slices} == slices - {other}
     for half, found in sums(plan, fold).items():
         assert_same_bits(found, undisturbed[half])
 
 
 # --- what a fold does
+
+
+def before(plan: Plan, key: str) -> list[str]:
+    """What is committed when the task ``key`` begins."""
+    alive: set[str] = set()
+    for part in plan.order():
+        if part.key == key:
+            break
+        alive.add(part.key)
+        alive -= {part.left, part.right} if isinstance(part, Merge) else set()
+    return sorted(alive)
 
 
 def test_particle_without_pose_is_named_and_nothing_is_committed(tmp_path: Path) -> None:
@@ -495,9 +510,9 @@ def test_particle_without_pose_is_named_and_nothing_is_committed(tmp_path: Path)
     plan, fold = plan_of(store), fold_of(store, tmp_path / "sums")
     row = int(particles.row[60]) + 1
     with pytest.raises(InputError, match=rf"particle {row} \(of the table it came from\) has no pose"):
-        run_plan(plan, fold, SerialExecutor())
+        run_plan(plan, fold, SerialExecutor(), silent)
     holder = next(s.key for s in plan.slices if s.start <= 60 < s.stop)
-    assert Commits(fold.commits).keys() == [s.key for s in plan.slices if s.key < holder]
+    assert Commits(fold.commits).keys() == before(plan, holder)
 
 
 def test_rows_of_a_slice_are_those_of_its_half_set(store: ParticleStore, tmp_path: Path) -> None:
@@ -515,7 +530,7 @@ def test_rows_of_a_slice_are_those_of_its_half_set(store: ParticleStore, tmp_pat
 def one_sum(store: ParticleStore, folder: Path, **changes: Any) -> NormalEquations:
     part = make_slices(np.zeros(COUNT, np.int8), 1000, store.chunk, store.shard)[0]
     fold = fold_of(store, folder, halves="none", batch=1000, **changes)
-    accumulate_slice(SliceTask(fold, part))
+    accumulate_slice(SliceTask(fold, part), QUIET)
     return get_equations(Commits(fold.commits), part.key)
 
 
@@ -581,5 +596,5 @@ def test_lost_images_are_an_error(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "p.zarr" / "image" / "c" / "2")
     plan, fold = plan_of(store, 14), fold_of(store, tmp_path / "sums")
     with pytest.raises(DamagedStoreError, match=r"p\.zarr: the chunk image/c/2"):
-        run_plan(plan, fold, SerialExecutor())
-    assert Commits(fold.commits).keys() == [s.key for s in plan.slices if s.stop <= 28]
+        run_plan(plan, fold, SerialExecutor(), silent)
+    assert Commits(fold.commits).keys() == before(plan, next(s.key for s in plan.slices if s.stop > 28))

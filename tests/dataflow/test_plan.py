@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import re
 from collections import Counter, namedtuple
 from dataclasses import replace
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -26,8 +28,10 @@ from dcryo.dataflow.plan import (
     batch_size,
     check_halves,
     check_resources,
+    in_order,
     make_merges,
     make_slices,
+    partials_at_once,
     slice_particles,
 )
 from dcryo.errors import InputError, PlanError
@@ -196,6 +200,58 @@ def test_children_are_those_of_the_merges() -> None:
     assert plan.children(plan.slices[0].key) is None
 
 
+@pytest.mark.parametrize("counts", [(4, 4), (1, 1), (7, 3), (64, 64), (5, 0)])
+def test_order_merges_what_it_can_and_few_partials_exist(counts: tuple[int, int]) -> None:
+    halves = sorted_halves(50 * counts[0], 50 * counts[1])
+    slices = make_slices(halves, 50, 10, 50)
+    merges, roots = make_merges(slices)
+    parts = list(in_order(slices, merges))
+    assert [p.key for p in parts if isinstance(p, Slice)] == [s.key for s in slices]
+    assert sorted(p.key for p in parts if isinstance(p, Merge)) == sorted(m.key for m in merges)
+    alive: set[str] = set()
+    most = 0
+    for part in parts:
+        if isinstance(part, Merge):
+            assert {part.left, part.right} <= alive
+        else:  # no slice begins while two partials wait to be merged
+            assert not any({m.left, m.right} <= alive for m in merges)
+        alive.add(part.key)
+        most = max(most, len(alive))
+        if isinstance(part, Merge):
+            alive -= {part.left, part.right}
+    assert alive == set(roots.values())
+    assert partials_at_once(slices, merges) == most
+    assert most <= math.log2(len(slices)) + 3
+
+
+@settings(max_examples=60)
+@given(count=st.integers(1, 40), tasks=st.integers(1, 6), seed=st.integers(0, 10**6))
+def test_partials_of_tasks_side_by_side_stay_within_the_bound(count: int, tasks: int, seed: int) -> None:
+    """Tasks begin in the plan's order as their needs allow, merges first, and end in any order."""
+    slices = make_slices(np.zeros(50 * count, np.int8), 50, 10, 50)
+    merges, _ = make_merges(slices)
+    rng = random.Random(seed)
+    waiting = list(in_order(slices, merges))
+    running: list[Slice | Merge] = []
+    alive: set[str] = set()
+    done: set[str] = set()
+    most = 0
+    while waiting or running:
+        ready = [p for p in waiting if isinstance(p, Slice) or {p.left, p.right} <= done]
+        ready.sort(key=lambda p: isinstance(p, Slice))
+        for part in ready[: tasks - len(running)]:
+            waiting.remove(part)
+            running.append(part)
+        part = running.pop(rng.randrange(len(running)))
+        alive.add(part.key)
+        done.add(part.key)
+        # what is under way may have written its result already
+        most = max(most, len(alive) + len(running))
+        if isinstance(part, Merge):
+            alive -= {part.left, part.right}
+    assert most <= partials_at_once(slices, merges, tasks)
+
+
 def test_description_says_what_is_read_and_taken() -> None:
     text = example().describe()
     for part in (
@@ -231,25 +287,37 @@ def test_batches_cover_in_order(count: int, size: int) -> None:
 
 
 def test_memory_that_suffices_is_accepted(tmp_path: Path) -> None:
-    check_resources(example(), str(tmp_path), max_memory=8 * 10**9)
+    check_resources(example(), str(tmp_path), task_memory=8 * 10**9, solve_memory=10**9)
     check_resources(example(task_memory=1, solve_memory=1, disk=1), str(tmp_path / "not" / "yet"))
 
 
 def test_too_little_memory_is_refused_with_the_numbers_and_a_scale_that_fits() -> None:
     with pytest.raises(PlanError, match=r"8 GB of memory to accumulate, and 1 GB is allowed") as refused:
-        check_resources(example(), None, max_memory=10**9)
+        check_resources(example(), None, task_memory=10**9, solve_memory=10**9)
     # Memory goes with the cube of the scale: 8 GB need a box half as large or less, but not much less.
     scale = re.search(r"--scale (\S+)", str(refused.value))
     assert scale is not None
     assert 2 <= float(scale[1]) <= 2.2
     with pytest.raises(PlanError, match=r"9 GB of memory to solve"):
-        check_resources(example(solve_memory=9 * 10**9), None, max_memory=10**9)
+        check_resources(example(solve_memory=9 * 10**9), None, task_memory=10**9, solve_memory=10**9)
+
+
+def test_memory_of_a_task_that_shares_a_machine_is_refused_with_the_remedy() -> None:
+    limits = {"task_memory": 7 * 10**9, "solve_memory": 10**12, "tasks": 4}
+    with pytest.raises(
+        PlanError, match=r"8 GB of memory to accumulate.*7 GB is allowed for each of 4 tasks.*fewer"
+    ):
+        check_resources(example(), None, **limits)  # type: ignore[arg-type]
+    # the solve is one task, and is not told about workers
+    with pytest.raises(PlanError) as refused:
+        check_resources(example(), None, task_memory=10**12, solve_memory=10**8, tasks=4)
+    assert "workers" not in str(refused.value)
 
 
 def test_the_scale_that_is_advised_counts_from_the_pixels() -> None:
     # At --scale 2 it needs 8 times too much: half as many voxels along each axis are --scale 4.
     with pytest.raises(PlanError) as refused:
-        check_resources(example(n=32), None, max_memory=10**9)
+        check_resources(example(n=32), None, task_memory=10**9, solve_memory=10**9)
     scale = re.search(r"--scale (\S+)", str(refused.value))
     assert scale is not None
     assert 4 <= float(scale[1]) <= 4.4
@@ -265,9 +333,13 @@ def test_too_little_disk_is_refused_with_the_numbers(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(module.shutil, "disk_usage", disk_usage)
     with pytest.raises(PlanError, match=r"need 1 GB of disk.*has 500 MB free; put RUN on a larger disk"):
-        check_resources(example(), str(tmp_path / "new" / "run.zarr"), max_memory=10**12)
+        check_resources(
+            example(), str(tmp_path / "new" / "run.zarr"), task_memory=10**12, solve_memory=10**12
+        )
     assert asked == [tmp_path]  # the folder that will hold the run and exists
-    check_resources(example(), None, max_memory=10**12)  # an object store has no such limit
+    check_resources(
+        example(), None, task_memory=10**12, solve_memory=10**12
+    )  # an object store has no such limit
 
 
 def test_available_memory_is_within_the_machine() -> None:

@@ -1,0 +1,392 @@
+"""Dask as the executor: worker processes of this machine, or the cluster behind a scheduler's address.
+
+The scheduler is given one coarse task per slice and one per merge, and passes handles of a few hundred bytes;
+what is large goes through the commits.  A task is submitted when what it needs is committed, not before, so a
+worker that dies takes nothing along that is done: its unfinished task runs elsewhere, and one that was done
+finds its commit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from distributed import (
+    CancelledError,
+    Client,
+    Future,
+    KilledWorker,
+    LocalCluster,
+    as_completed,
+    get_client,
+    get_worker,
+)
+
+from dcryo.dataflow.executor import Capacity, Listen, Task
+from dcryo.dataflow.plan import available_memory
+from dcryo.dataflow.versions import versions
+from dcryo.errors import ClusterError, DcryoError, InputError
+from dcryo.io.location import exists, join, put_exclusive, remove_file
+from dcryo.io.store_root import ROOT
+
+if TYPE_CHECKING:
+    from dcryo.methods.progress import Progress
+
+TOPIC = "dcryo"
+"""Topic of the events that workers log: how far each task is."""
+
+EVERY = 0.5
+"""Seconds between two events of one task at least."""
+
+RETRIES = 2
+"""A task that fails other than by a refusal of ours (a disk that stumbles) is tried so often again."""
+
+DEATHS = 10
+"""Workers that may die over one task before it is given up; a death counts for all tasks of its worker."""
+
+LONGEST_WAIT = 10.0
+"""Seconds to wait for the answer of a scheduler."""
+
+USED = 0.8
+"""Dask pauses a worker at this part of its memory limit."""
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """An error with a remedy, as a result: it would be the same on every retry."""
+
+    error: DcryoError
+
+
+@dataclass(frozen=True)
+class _Site:
+    """What a worker process says of itself."""
+
+    host: str
+    slots: int
+    processors: int
+    limit: int | None
+    available: int
+    versions: dict[str, str]
+
+
+class _Events:
+    """A progress that becomes events of the scheduler; several units travel together."""
+
+    def __init__(self, run: str, key: str) -> None:
+        self._about = {"run": run, "task": key}
+        self._worker = get_worker()
+        self._held = 0
+        self._last = time.monotonic()
+
+    def start(self, stage: str, total: int | None) -> None:
+        self._flush()
+        self._tell("start", stage, total)
+
+    def advance(self, count: int = 1) -> None:
+        self._held += count
+        if time.monotonic() - self._last >= EVERY:
+            self._flush()
+
+    def message(self, text: str) -> None:
+        self._tell("message", text)
+
+    def _flush(self) -> None:
+        if self._held:
+            self._tell("advance", self._held)
+        self._held = 0
+        self._last = time.monotonic()
+
+    def _tell(self, call: str, *values: Any) -> None:
+        self._worker.log_event(TOPIC, {**self._about, "call": call, "values": values})
+
+
+def _perform(function: Callable[[Any, Progress], Any], item: Any, run: str, key: str) -> Any:
+    """Run one task on a worker."""
+    try:
+        return function(item, _Events(run, key))
+    except DcryoError as error:
+        return _Refusal(error)
+
+
+def _describe(dask_worker: Any) -> _Site:
+    return _Site(
+        host=socket.gethostname(),
+        slots=int(dask_worker.state.nthreads),
+        processors=len(os.sched_getaffinity(0)),
+        limit=dask_worker.memory_manager.memory_limit or None,
+        available=available_memory(),
+        versions=versions(),
+    )
+
+
+def _missing(urls: Sequence[str]) -> list[str]:
+    return [url for url in urls if not exists(url)]
+
+
+class DaskExecutor:
+    """Runs tasks on the workers of a Dask cluster.
+
+    Parameters
+    ----------
+    client : distributed.Client, optional
+        Default: the client that is current, as in a notebook.
+    alone : bool
+        The workers end with this process, and run on this machine: those of :func:`local_workers`.
+
+    Notes
+    -----
+    One thread per worker process is best: a task has threads of its own, as many as its share of the
+    processors.
+    """
+
+    def __init__(self, client: Client | None = None, *, alone: bool = False) -> None:
+        self.client = get_client() if client is None else client
+        self.alone = alone
+        self.here = alone
+
+    def _sites(self) -> dict[str, _Site]:
+        try:
+            sites: dict[str, _Site] = self.client.run(_describe)
+        except ModuleNotFoundError as error:
+            raise ClusterError(
+                f"a worker of {self.client.scheduler.address} has no module {error.name}; install the same "
+                "dcryo where the workers run"
+            ) from error
+        return sites
+
+    def wait_for_workers(self, message: Callable[[str], None]) -> None:
+        """Wait for the first worker; ``message`` is told what is being waited for."""
+        if not self.client.scheduler_info(n_workers=-1)["workers"]:
+            message(f"waiting for a worker of {self.client.scheduler.address}")
+            self.client.wait_for_workers(1)
+
+    def capacity(self) -> Capacity:
+        """Of the workers that are there now; one that joins later should be like them."""
+        sites = list(self._sites().values())
+        slots = {host: sum(s.slots for s in sites if s.host == host) for host in {s.host for s in sites}}
+        memory = [s.available // slots[s.host] for s in sites]
+        memory += [int(USED * s.limit / s.slots) for s in sites if s.limit]
+        threads = [max(1, s.processors // slots[s.host]) for s in sites]
+        return Capacity(tasks=sum(slots.values()), memory=min(memory), threads=min(threads))
+
+    def check_access(self, particles: str, scratch: str) -> None:
+        """Refuse where a worker does not see the particle store, or the scratch that this process writes.
+
+        Raises
+        ------
+        InputError
+            Names the worker, what it does not see, and the remedy.
+        """
+        probe = join(scratch, f"probe-{uuid.uuid4().hex}")
+        root = join(particles, ROOT)
+        put_exclusive(probe, b"")
+        try:
+            answers = self.client.run(_missing, [root, probe])
+        finally:
+            remove_file(probe)
+        for address, missing in answers.items():
+            for url in missing:
+                what, remedy = (
+                    ("the particle store", "put it") if url == root else ("the scratch of the run", "put RUN")
+                )
+                place = particles if url == root else scratch
+                raise InputError(
+                    f"{place}: the worker {address} does not see {what}; {remedy} on a file system that all "
+                    "workers share, or in an object store"
+                )
+
+    def differing_versions(self) -> list[str]:
+        """Workers whose packages or processor are not those of this process: the last bits may differ."""
+        mine = versions()
+        return [address for address, site in self._sites().items() if site.versions != mine]
+
+    def run(
+        self, tasks: Sequence[Task], listen: Listen, done: Callable[[Any], Any] | None = None
+    ) -> list[Any]:
+        """Run all tasks; a worker's death is not the end of them.
+
+        Raises
+        ------
+        ClusterError
+            If workers die over one task again and again, or the scheduler goes away.
+        """
+        run = uuid.uuid4().hex[:12]
+        results: dict[str, Any] = {}
+        names: dict[Future, str] = {}
+        waiting = {task.key: task for task in tasks}
+        listeners: dict[str, Progress] = {}
+
+        def hear(event: tuple[float, Any]) -> None:
+            told = event[1]
+            if not isinstance(told, Mapping) or told.get("run") != run or told["task"] in results:
+                return
+            if told["task"] not in listeners:
+                listeners[told["task"]] = listen(told["task"])
+            getattr(listeners[told["task"]], told["call"])(*told["values"])
+
+        def submit() -> list[Future]:
+            ready = [task for task in waiting.values() if all(need in results for need in task.needs)]
+            futures = []
+            for task in ready:
+                del waiting[task.key]
+                future = self.client.submit(
+                    _perform, task.function, task.item, run, task.key,
+                    key=f"{task.function.__name__}-{task.key}-{run}",
+                    priority=int(task.urgent), retries=RETRIES, pure=False,
+                )  # fmt: skip
+                names[future] = task.key
+                futures.append(future)
+            return futures
+
+        self.client.subscribe_topic(TOPIC, hear)
+        try:
+            queue = as_completed(submit())
+            for future in queue:
+                key = names.pop(future)
+                result = self._result(future, key)
+                results[key] = result
+                if done is not None:
+                    done(result)
+                future.release()
+                queue.update(submit())
+        finally:
+            if names and self.client.status == "running":
+                self.client.cancel(list(names), force=True)
+            if self.client.status == "running":
+                self.client.unsubscribe_topic(TOPIC)
+        return [results[task.key] for task in tasks]
+
+    def _result(self, future: Future, key: str) -> Any:
+        try:
+            result = future.result()
+        except KilledWorker as error:
+            raise ClusterError(
+                f"{DEATHS} workers died over {key}, most likely of too little memory; what is committed is "
+                "kept: give the workers more memory, and run the same command again"
+            ) from error
+        except CancelledError as error:
+            raise ClusterError(
+                f"the scheduler is gone, or has dropped {key}; what is committed is kept: run the same "
+                "command again"
+            ) from error
+        if isinstance(result, _Refusal):
+            raise result.error
+        return result
+
+
+@contextmanager
+def local_workers(count: int) -> Iterator[DaskExecutor]:
+    """``count`` worker processes of this machine, on its loopback interface; they end with the context.
+
+    A worker that dies is replaced.  As everywhere with Python's multiprocessing, a script must do its work
+    under ``if __name__ == "__main__":``.
+
+    Raises
+    ------
+    InputError
+        For a count below 1.
+    """
+    if count < 1:
+        raise InputError(f"--workers {count}: give a number of processes, 1 or more")
+    with (
+        LocalCluster(
+            n_workers=count,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            # the plan has counted what the tasks take, and nothing else is held that could be spilt
+            memory_limit=0,
+            scheduler_kwargs={"allowed_failures": DEATHS},
+            # every heap of glibc keeps what its threads have freed: two for all of them
+            env={"MALLOC_ARENA_MAX": "2"},
+            silence_logs=logging.ERROR,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield DaskExecutor(client, alone=True)
+
+
+@contextmanager
+def connected(
+    workers: int | None = None,
+    scheduler: str | None = None,
+    scheduler_file: str | None = None,
+    message: Callable[[str], None] = lambda text: None,
+) -> Iterator[DaskExecutor]:
+    """The executor that the options of a command ask for; one of the three is given.
+
+    Parameters
+    ----------
+    workers : int, optional
+        Processes of this machine.
+    scheduler : str, optional
+        Address, as tcp://host:8786.
+    scheduler_file : str, optional
+        JSON file that ``dask scheduler --scheduler-file`` writes.
+    message : callable
+        Told the address of the dashboard, and what a user should know.
+
+    Raises
+    ------
+    InputError
+        If they contradict each other, or the file is not there.
+    ClusterError
+        If no scheduler answers.
+    """
+    given = {"--workers": workers, "--scheduler": scheduler, "--scheduler-file": scheduler_file}
+    asked = [name for name, value in given.items() if value is not None]
+    if len(asked) != 1:
+        raise InputError(f"{' and '.join(asked) or 'nothing'} of {', '.join(given)} was given; choose one")
+    if workers is not None:
+        with local_workers(workers) as executor:
+            message(f"dashboard of the {workers} workers: {executor.client.dashboard_link}")
+            yield executor
+        return
+    with _client(scheduler, scheduler_file) as client:
+        address = client.scheduler.address
+        if urlsplit(address).scheme == "tcp" and urlsplit(address).hostname not in ("127.0.0.1", "::1"):
+            message(f"{address} is not encrypted: whoever reaches it can run code on the workers")
+        message(f"dashboard of {address}: {client.dashboard_link}")
+        executor = DaskExecutor(client)
+        executor.wait_for_workers(message)
+        if differing := executor.differing_versions():
+            message(
+                f"{len(differing)} workers, {differing[0]} among them, have other versions or processors "
+                "than this machine: the result may differ in its last bits"
+            )
+        yield executor
+
+
+def _client(scheduler: str | None, scheduler_file: str | None) -> Client:
+    name = scheduler if scheduler_file is None else _address_in(Path(scheduler_file))
+    try:
+        return Client(name, timeout=LONGEST_WAIT)
+    except ValueError as error:
+        raise InputError(
+            f"{name} names no scheduler ({error}); give an address as tcp://host:8786"
+        ) from error
+    except OSError as error:
+        raise ClusterError(
+            f"no scheduler answers at {name}; check the address, or start one with dask scheduler"
+        ) from error
+
+
+def _address_in(path: Path) -> str:
+    remedy = "give the file that dask scheduler --scheduler-file wrote"
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; {remedy}")
+    try:
+        return str(json.loads(path.read_text())["address"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} holds no address of a scheduler; {remedy}") from error
