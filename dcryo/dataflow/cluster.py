@@ -143,6 +143,8 @@ class DaskExecutor:
         Default: the client that is current, as in a notebook.
     alone : bool
         The workers end with this process, and run on this machine: those of :func:`local_workers`.
+    message : callable, optional
+        Told what a user should know.
 
     Notes
     -----
@@ -150,10 +152,17 @@ class DaskExecutor:
     processors.
     """
 
-    def __init__(self, client: Client | None = None, *, alone: bool = False) -> None:
+    def __init__(
+        self,
+        client: Client | None = None,
+        *,
+        alone: bool = False,
+        message: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.client = get_client() if client is None else client
         self.alone = alone
         self.here = alone
+        self.message = message
 
     def _sites(self) -> dict[str, _Site]:
         try:
@@ -165,15 +174,18 @@ class DaskExecutor:
             ) from error
         return sites
 
-    def wait_for_workers(self, message: Callable[[str], None]) -> None:
-        """Wait for the first worker; ``message`` is told what is being waited for."""
-        if not self.client.scheduler_info(n_workers=-1)["workers"]:
-            message(f"waiting for a worker of {self.client.scheduler.address}")
-            self.client.wait_for_workers(1)
-
     def capacity(self) -> Capacity:
-        """Of the workers that are there now; one that joins later should be like them."""
-        sites = list(self._sites().values())
+        """Of the workers that are there now, or of the first that comes; later ones should be like them."""
+        if not self.client.scheduler_info(n_workers=-1)["workers"]:
+            self.message(f"waiting for a worker of {self.client.scheduler.address}")
+            self.client.wait_for_workers(1)
+        answers, mine = self._sites(), versions()
+        if differing := [address for address, site in answers.items() if site.versions != mine]:
+            self.message(
+                f"{len(differing)} workers, {differing[0]} among them, have other versions or processors "
+                "than this machine: the result may differ in its last bits"
+            )
+        sites = list(answers.values())
         slots = {host: sum(s.slots for s in sites if s.host == host) for host in {s.host for s in sites}}
         memory = [s.available // slots[s.host] for s in sites]
         memory += [int(USED * s.limit / s.slots) for s in sites if s.limit]
@@ -205,11 +217,6 @@ class DaskExecutor:
                     f"{place}: the worker {address} does not see {what}; {remedy} on a file system that all "
                     "workers share, or in an object store"
                 )
-
-    def differing_versions(self) -> list[str]:
-        """Workers whose packages or processor are not those of this process: the last bits may differ."""
-        mine = versions()
-        return [address for address, site in self._sites().items() if site.versions != mine]
 
     def run(
         self, tasks: Sequence[Task], listen: Listen, done: Callable[[Any], Any] | None = None
@@ -358,14 +365,7 @@ def connected(
         if urlsplit(address).scheme == "tcp" and urlsplit(address).hostname not in ("127.0.0.1", "::1"):
             message(f"{address} is not encrypted: whoever reaches it can run code on the workers")
         message(f"dashboard of {address}: {client.dashboard_link}")
-        executor = DaskExecutor(client)
-        executor.wait_for_workers(message)
-        if differing := executor.differing_versions():
-            message(
-                f"{len(differing)} workers, {differing[0]} among them, have other versions or processors "
-                "than this machine: the result may differ in its last bits"
-            )
-        yield executor
+        yield DaskExecutor(client, message=message)
 
 
 def _client(scheduler: str | None, scheduler_file: str | None) -> Client:

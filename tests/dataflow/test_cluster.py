@@ -18,6 +18,7 @@ from unittest import mock
 import cloudpickle
 import numpy as np
 import pytest
+from distributed import Client, LocalCluster
 
 import dcryo
 from dcryo.dataflow import accumulate, cluster
@@ -455,6 +456,7 @@ class Elsewhere(DaskExecutor):
         class Blind:
             scheduler = known.scheduler
             status = known.status
+            scheduler_info = known.scheduler_info
 
             @staticmethod
             def run(function: Any, *args: Any) -> Any:
@@ -482,6 +484,29 @@ def test_a_worker_that_does_not_see_the_files_is_named(
     with pytest.raises(InputError, match=f"tcp://node7:1 .*{sentence}"):
         reconstruct(store.url, str(tmp_path / "run.zarr"), CONFIG, executor=Elsewhere(two, hidden))
     assert not (tmp_path / "run.zarr").exists()
+
+
+def test_other_versions_of_a_worker_are_said(two: DaskExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    executor = DaskExecutor(two.client, message=told.append)
+    executor.capacity()
+    assert told == []
+    monkeypatch.setattr(cluster, "versions", lambda: {"numpy": "9.9"})
+    executor.capacity()
+    assert "2 workers, tcp://127.0.0.1" in told[0]
+    assert "other versions" in told[0]
+
+
+def test_the_first_worker_is_waited_for() -> None:
+    told: list[str] = []
+    with (
+        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", host="127.0.0.1") as empty,
+        Client(empty) as client,
+    ):
+        threading.Timer(0.5, lambda: empty.scale(1)).start()
+        capacity = DaskExecutor(client, message=told.append).capacity()
+    assert capacity.tasks >= 1
+    assert told[0] == f"waiting for a worker of {empty.scheduler_address}"
 
 
 def test_workers_see_what_is_there(store: ParticleStore, two: DaskExecutor, tmp_path: Path) -> None:
