@@ -27,6 +27,7 @@ from distributed import (
     Future,
     KilledWorker,
     LocalCluster,
+    Nanny,
     as_completed,
     get_client,
     get_worker,
@@ -56,6 +57,9 @@ DEATHS = 10
 
 LONGEST_WAIT = 10.0
 """Seconds to wait for the answer of a scheduler."""
+
+CLOSING = 60.0
+"""Seconds to wait for the end of a worker."""
 
 USED = 0.8
 """Dask pauses a worker at this part of its memory limit."""
@@ -292,6 +296,14 @@ class DaskExecutor:
         return result
 
 
+class _Nanny(Nanny):  # type: ignore[misc]
+    """Gives its worker time to end on a busy machine; dask's own gives up after five seconds and raises."""
+
+    async def close(self, timeout: float = CLOSING, reason: str = "nanny-close") -> str:
+        ended: str = await super().close(timeout, reason)
+        return ended
+
+
 @contextmanager
 def local_workers(count: int) -> Iterator[DaskExecutor]:
     """``count`` worker processes of this machine, on its loopback interface; they end with the context.
@@ -317,7 +329,9 @@ def local_workers(count: int) -> Iterator[DaskExecutor]:
             scheduler_kwargs={"allowed_failures": DEATHS},
             # every heap of glibc keeps what its threads have freed: two for all of them
             env={"MALLOC_ARENA_MAX": "2"},
-            silence_logs=logging.ERROR,
+            worker_class=_Nanny,
+            # an error of a task is raised here; what workers say while they are closed helps nobody
+            silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,
     ):
