@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from distributed import (
     KilledWorker,
     LocalCluster,
     Nanny,
+    WorkerPlugin,
     as_completed,
     get_client,
     get_worker,
@@ -304,6 +306,22 @@ class _Nanny(Nanny):  # type: ignore[misc]
         return ended
 
 
+class _Steady(WorkerPlugin):  # type: ignore[misc]
+    """Ctrl-C in a terminal goes to all processes; what becomes of the workers is for this one to say."""
+
+    def setup(self, worker: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end_at_once(cluster: LocalCluster) -> None:
+    """Kill the workers with what they are doing, which is not committed and may take minutes to end."""
+    for nanny in cluster.workers.values():
+        nanny.auto_restart = False
+        if nanny.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(nanny.pid, signal.SIGKILL)
+
+
 @contextmanager
 def local_workers(count: int) -> Iterator[DaskExecutor]:
     """``count`` worker processes of this machine, on its loopback interface; they end with the context.
@@ -335,7 +353,12 @@ def local_workers(count: int) -> Iterator[DaskExecutor]:
         ) as cluster,
         Client(cluster) as client,
     ):
-        yield DaskExecutor(client, alone=True)
+        client.register_plugin(_Steady())
+        try:
+            yield DaskExecutor(client, alone=True)
+        except BaseException:
+            _end_at_once(cluster)
+            raise
 
 
 @contextmanager

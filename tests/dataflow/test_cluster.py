@@ -309,6 +309,15 @@ def alive(pid: int) -> bool:
         return False
 
 
+def assert_ended(workers: list[int]) -> None:
+    """Two workers or more, and whatever multiprocessing adds, have all ended, or do so soon."""
+    assert len(workers) >= 2
+    deadline = time.monotonic() + PATIENCE
+    while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in workers if alive(pid)]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds worker processes through /proc")
 def test_a_killed_driver_takes_its_workers_along_and_the_same_command_goes_on(
@@ -331,11 +340,7 @@ def test_a_killed_driver_takes_its_workers_along_and_the_same_command_goes_on(
             break
     else:
         pytest.fail("ten commands were done with their slices before they could be killed")
-    deadline = time.monotonic() + PATIENCE
-    while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert workers
-    assert not [pid for pid in workers if alive(pid)]
+    assert_ended(workers)
     done = subprocess.run(
         command(store, out), env=environment, capture_output=True, text=True, timeout=200, check=True
     )
@@ -345,6 +350,36 @@ def test_a_killed_driver_takes_its_workers_along_and_the_same_command_goes_on(
     assert f"{kept} of 8 slices were committed before and kept" in done.stderr
     assert run.attributes["resumed"] == kept
     assert "dashboard of the 2 workers: http://127.0.0.1:" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds worker processes through /proc")
+def test_an_interrupt_at_the_terminal_ends_all_processes_with_one_sentence(
+    store: ParticleStore, tmp_path: Path
+) -> None:
+    root = Path(dcryo.__file__).resolve().parents[1]
+    process = subprocess.Popen(
+        command(store, tmp_path / "run.zarr"),
+        env=os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+        start_new_session=True,  # its process group is what a terminal's Ctrl-C goes to
+        text=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line == "images\n":
+            break
+    workers = children_of(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    lines += process.stderr.readlines()
+    process.stderr.close()
+    assert process.wait(PATIENCE) == 130
+    assert lines[-1] == "dcryo reconstruct: interrupted; run the same command again to finish\n"
+    assert not [line for line in lines if "Traceback" in line]
+    assert_ended(workers)
 
 
 def committed_slices(keys: set[str]) -> set[str]:
