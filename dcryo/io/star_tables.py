@@ -79,7 +79,7 @@ def read_tables(path: Path, ignore: Sequence[str] = ()) -> Tables:
         No such file, a file that is no STAR file, a ragged loop (by line), a column given twice, no
         particle table or several, or one without rows.
     """
-    blocks = _blocks(path)
+    blocks = read_blocks(path)
     optics = blocks.pop("optics", None)
     named = [name for name, frame in blocks.items() if "rlnImageName" in frame]
     if "particles" in named:
@@ -104,7 +104,7 @@ def read_tables(path: Path, ignore: Sequence[str] = ()) -> Tables:
     return Tables(path, particles, optics, ignored)
 
 
-def _blocks(path: Path) -> dict[str, pd.DataFrame]:
+def read_blocks(path: Path) -> dict[str, pd.DataFrame]:
     """Every table of the file by name; blocks of single values become tables of one row."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; correct the path")
