@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from dcryo.dataflow.accumulate import Fold, get_equations
 from dcryo.dataflow.commits import Commits
 from dcryo.dataflow.plan import Plan
+from dcryo.methods.linear_map import solve_linear, surroundings
 from dcryo.methods.progress import Progress
 from dcryo.methods.reconstruct_config import ReconstructConfig
-from dcryo.methods.regularise import MapProblem, Solution, solve_linear, solve_tv, surroundings
+from dcryo.methods.regularise import MapProblem, Method, Solution, solve_map
 from dcryo.methods.weight import Trial, choose_weight
-from dcryo.solvers.prox import TotalVariation
+from dcryo.solvers.prox import AnalysisPrior
 from dcryo.solvers.stopping import iterations, objective_change
 
 Real = NDArray[np.floating[Any]]
@@ -53,24 +54,25 @@ def solve_maps(chosen: Plan, fold: Fold, voxel: float, config: ReconstructConfig
     history: list[tuple[int, list[float]]] = []
     trials: list[Trial] = []
     starts: tuple[Solution | None, Solution | None] = (None, None)
-    priors: tuple[TotalVariation | None, TotalVariation | None] = (None, None)
+    priors: tuple[AnalysisPrior | None, AnalysisPrior | None] = (None, None)
+    method = Method(config.prior, config.solver, config.rho)
     weight = 0.0 if config.prior == "none" or config.weight == "auto" else float(config.weight)
     nonnegative = config.nonnegative is True or (config.nonnegative == "auto" and len(problems) == 1)
-    if config.prior == "tv" and len(problems) == 2 and "auto" in (config.weight, config.nonnegative):
+    if config.prior != "none" and len(problems) == 2 and "auto" in (config.weight, config.nonnegative):
         progress.start("weight", None)
         choice = choose_weight(
             problems[1], problems[2], config.iterations, config.tolerance,
             weight=None if config.weight == "auto" else float(config.weight),
             nonnegative=None if config.nonnegative == "auto" else bool(config.nonnegative),
-            tried=lambda: progress.advance(),
+            method=method, tried=lambda: progress.advance(),
         )  # fmt: skip
         weight, nonnegative = choice.weight, choice.nonnegative
         trials, starts, priors = choice.trials, (choice.first, choice.second), choice.priors
     progress.start("maps", len(problems) + (len(problems) == 2))
     reason = ""
-    if len(problems) == 2 and config.prior == "tv":
+    if len(problems) == 2 and config.prior != "none":
         for half, start, prior in zip((1, 2), starts, priors, strict=True):
-            solution = solve_tv(problems[half], weight, nonnegative, stop, start, prior)
+            solution = solve_map(problems[half], weight, nonnegative, stop, start, prior, method)
             maps[f"half{half}"] = solution.coefficients
             history.append((half, solution.history))
             progress.advance()
@@ -79,8 +81,8 @@ def solve_maps(chosen: Plan, fold: Fold, voxel: float, config: ReconstructConfig
     if "linear" not in maps:
         maps["linear"] = solve_linear(MapProblem(total, fold.threads), config.ridge)[0]
     full = MapProblem(total, fold.threads, radius, surroundings(maps["linear"]))
-    if config.prior == "tv":
-        solution = solve_tv(full, weight, nonnegative, stop)
+    if config.prior != "none":
+        solution = solve_map(full, weight, nonnegative, stop, method=method)
         maps["full"] = solution.coefficients
         history.append((0, solution.history))
         reason = solution.reason
@@ -89,4 +91,4 @@ def solve_maps(chosen: Plan, fold: Fold, voxel: float, config: ReconstructConfig
         maps |= {f"half{h}": maps[f"linear{h}"] for h in (1, 2) if f"linear{h}" in maps}
         history.append((0, [full.misfit(maps["full"])]))
     progress.advance()
-    return Maps(maps, history, trials, weight, nonnegative and config.prior == "tv", reason)
+    return Maps(maps, history, trials, weight, nonnegative and config.prior != "none", reason)

@@ -12,7 +12,8 @@ from dcryo.geometry.symmetry import point_group
 from dcryo.imaging.basis import parse_basis
 from dcryo.operators.window import window
 
-PRIORS = ("tv", "none")
+PRIORS = ("tv", "tv-aniso", "haar", "none")
+SOLVERS = ("auto", "fista", "admm-cg", "admm-pcg", "ilf", "ilf-circulant")
 HALVES = ("auto", "even-odd", "none")
 
 
@@ -24,8 +25,8 @@ class ReconstructConfig:
     ----------
     scale : float
         Voxel edge in image pixels, >= 1: a coarser map is faster and steadier.
-    prior : {"tv", "none"}
-        Isotropic total variation, or none (the linear map is the map).
+    prior : {"tv", "tv-aniso", "haar", "none"}
+        Total variation, isotropic or not; cycle-spun Haar wavelets; or none: the linear map is the map.
     weight : float or "auto"
         Dimensionless weight of the prior, about 1; "auto": cross-validation between the half sets.
     nonnegative : bool or "auto"
@@ -40,6 +41,12 @@ class ReconstructConfig:
         Half sets of the store, by the parity of the original row, or no half maps.
     accuracy : {"fast", "default", "accurate", "reference"}
         Interpolation of slices; "reference" sums directly in float64, for boxes up to about 16.
+    solver : {"auto", "fista", "admm-cg", "admm-pcg", "ilf", "ilf-circulant"}
+        Of the regularised maps: accelerated proximal gradients; ADMM with inner conjugate gradients, plain
+        (the thesis') or preconditioned; inner-loop-free ADMM with the norm of the data term (the thesis') or
+        a circulant in its place.  All minimise the same; "auto" is the fastest of them, "fista".
+    rho : float or "auto"
+        Penalty of the ADMM solvers in units of the data term's largest eigenvalue; "auto": from the weight.
     iterations : int
         At most so many iterations of a solve.
     tolerance : float
@@ -67,6 +74,8 @@ class ReconstructConfig:
     basis: str = "voxel"
     halves: str = "auto"
     accuracy: str = "default"
+    solver: str = "auto"
+    rho: float | Literal["auto"] = "auto"
     iterations: int = 100
     tolerance: float = 1e-4
     ridge: float = 0.5
@@ -94,7 +103,20 @@ class ReconstructConfig:
             raise InputError(f"--mask-diameter {self.mask_diameter:g} is not a positive number of Å")
         if self.seed < 0:
             raise InputError(f"--seed {self.seed} is negative; give an integer, 0 or more")
-        if self.halves == "none" and self.prior == "tv" and self.weight == "auto":
+        if self.solver not in SOLVERS:
+            raise InputError(f"--solver {self.solver!r} is not known; choose one of {', '.join(SOLVERS)}")
+        if self.rho != "auto" and not (isinstance(self.rho, (int, float)) and 0 < self.rho < math.inf):
+            raise InputError(f"--rho {self.rho!r} is neither auto nor a number > 0")
+        if self.prior == "none" and self.solver != "auto":
+            raise InputError(
+                f"--solver {self.solver} has nothing to do with --prior none, whose map is the linear one; "
+                "leave it out, or choose a prior"
+            )
+        if self.rho != "auto" and self.solver in ("auto", "fista"):
+            raise InputError(
+                f"--rho {self.rho:g} is for the ADMM solvers; choose one with --solver, or leave --rho out"
+            )
+        if self.halves == "none" and self.prior != "none" and self.weight == "auto":
             raise InputError("--weight auto needs half sets; give a --weight, or leave out --halves none")
         if (
             self.iterations < 1

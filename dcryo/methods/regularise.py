@@ -1,10 +1,10 @@
-"""From normal equations to maps: the problem on the ball, its priors, and the choice of the weight.
+"""From normal equations to maps: the problem on the ball, and its solution with any prior by any solver.
 
 The unknown x lives on the voxels; the coefficients are c = S (x + b), with S a soft ball inside which the
 kernel is exact, and b the level of the particle's surroundings: images have no absolute zero, so x >= 0 must
 count from there.  b is measured once, on the linear map; were it free, x >= 0 would constrain nothing,
-because total variation does not see constants and b could sink below the deepest voxel.  The data term is
-1/2 cᵀ(r * c) - cᵀ rhs + 1/2 energy, and the weight of total variation is
+because the priors do not see constants and b could sink below the deepest voxel.  The data term is
+1/2 cᵀ(r * c) - cᵀ rhs + 1/2 energy, and the weight of the prior is
 
     lambda = w sqrt(r[0]),
 
@@ -20,15 +20,21 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
+from dcryo.arrays import namespace
 from dcryo.metrics.fsc import soft_ball
+from dcryo.operators.circulant import nearest_circulant
 from dcryo.operators.compiled import thread_count
+from dcryo.operators.gradient import Gradient
 from dcryo.operators.normal import Convolution, NormalEquations
-from dcryo.solvers.cg import conjugate_gradients
-from dcryo.solvers.fista import Quadratic, inner, largest_eigenvalue, solve
-from dcryo.solvers.prox import TotalVariation
+from dcryo.operators.wavelet import Haar
+from dcryo.solvers import admm, fista
+from dcryo.solvers.driver import Result
+from dcryo.solvers.fista import Quadratic, inner, largest_eigenvalue
+from dcryo.solvers.linear_step import InnerCG, LinearStep, Majorised
+from dcryo.solvers.majoriser import majoriser, positive
+from dcryo.solvers.prox import AnalysisPrior
 from dcryo.solvers.stopping import Rule
 
 Real = NDArray[np.floating[Any]]
@@ -39,8 +45,17 @@ BALL_MARGIN = 2.0
 BALL_EDGE = 3.0
 """Width of the ball's soft edge, voxels; less in boxes below 60, which it would confine."""
 
-SURROUNDINGS = 0.85
-"""The outermost shell of the ball begins at this part of its radius."""
+RHO = 0.5
+"""Penalty of ADMM where it is "auto": per weight of the prior, in the data term's largest eigenvalue."""
+
+LEAST_WEIGHT = 0.05
+"""The penalty follows the weight no further down."""
+
+CG_STEPS = 3
+"""Inner conjugate gradients of the thesis' ADMM."""
+
+SHARE = 0.55
+"""What is taken of the circular majoriser: above one half the iteration converges, the less the faster."""
 
 
 @dataclass
@@ -58,21 +73,31 @@ class MapProblem:
     ball: Real = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        n = self.equations.n
+        n, xp = self.equations.n, namespace(self.equations.rhs)
         largest = n / 2 - BALL_MARGIN
         radius = largest if self.radius is None else min(self.radius, largest)
         edge = min(BALL_EDGE, n / 20)
-        self.ball = soft_ball(n, max(radius - edge, 1.0), edge)
+        self.ball = xp.asarray(soft_ball(n, max(radius - edge, 1.0), edge))
         if self.equations.count == 0:
             raise ValueError("there are no particles in these normal equations")
         self._convolve = Convolution(self.equations.spectrum, n, self.threads)
         # the solvers work in float32 whatever the accuracy of the equations
-        self.linear = self.ball * np.asarray(self.equations.rhs, np.float32)
+        self.linear = self.ball * self.equations.rhs.astype(np.float32, copy=False)
 
     @cached_property
     def lipschitz(self) -> float:
         """Largest eigenvalue of S HᵀWH S; its eigenvector is smooth, so the ball is a good start."""
         return largest_eigenvalue(self.apply, self.ball)
+
+    @cached_property
+    def circulant(self) -> Real:
+        """The circular convolution nearest to S HᵀWH S, its eigenvalues lifted off zero."""
+        return positive(nearest_circulant(self.equations.spectrum, self.ball, thread_count(self.threads)))
+
+    @cached_property
+    def majoriser(self) -> Real:
+        """Its multiple that S HᵀWH S never exceeds."""
+        return majoriser(self.apply, self.circulant, self.ball.shape, workers=thread_count(self.threads))
 
     @cached_property
     def noise(self) -> float:
@@ -128,87 +153,60 @@ class Solution:
     reason: str
 
 
-def solve_tv(
-    problem: MapProblem, weight: float, nonnegative: bool, stop: Rule, start: Solution | None = None,
-    prior: TotalVariation | None = None,
-) -> Solution:  # fmt: skip
-    """Total variation of weight ``weight`` (dimensionless), with or without x >= 0.
+@dataclass(frozen=True)
+class Method:
+    """Prior and solver of a regularised map, by the names of the settings of a reconstruction."""
 
-    ``start`` and ``prior`` (whose dual is the other half of the state) warm-start it.
+    prior: str = "tv"
+    solver: str = "auto"
+    rho: float | str = "auto"
+
+    def make_prior(self, threads: int = 0) -> AnalysisPrior:
+        """The prior, its dual at zero; a weight is set by :func:`solve_map`."""
+        match self.prior:
+            case "haar":
+                # the frame is tight: a dual step solves nearly all of its prox
+                return AnalysisPrior(Haar(threads), 0.0, steps=2)
+            case "tv-aniso":
+                return AnalysisPrior(Gradient(isotropic=False, threads=threads), 0.0)
+        return AnalysisPrior(Gradient(threads=threads), 0.0)
+
+    def make_scheme(self, problem: MapProblem, weight: float) -> admm.Scheme:
+        """The linear step and the penalty of the ADMM ones among the solvers."""
+        step: LinearStep
+        match self.solver:
+            case "admm-cg":
+                step = InnerCG(CG_STEPS)
+            case "admm-pcg":
+                step = InnerCG(1, problem.circulant, carried=True)
+            case "ilf":
+                step = Majorised(problem.lipschitz)
+            case _:
+                step = Majorised(np.float32(SHARE) * problem.majoriser)
+        rho = RHO * max(weight, LEAST_WEIGHT) if self.rho == "auto" else float(self.rho)
+        return admm.Scheme(step, rho * problem.lipschitz)
+
+
+DEFAULT = Method()
+
+
+def solve_map(
+    problem: MapProblem, weight: float, nonnegative: bool, stop: Rule, start: Solution | None = None,
+    prior: AnalysisPrior | None = None, method: Method = DEFAULT,
+) -> Solution:  # fmt: skip
+    """The map with a prior of weight ``weight`` (dimensionless), with or without x >= 0.
+
+    ``start`` and ``prior`` (whose duals are the other half of the state) warm-start it.
     """
     if prior is None:
-        prior = TotalVariation(0.0, threads=problem.threads)
+        prior = method.make_prior(problem.threads)
     prior.weight = weight * problem.noise
     prior.nonnegative = nonnegative
-    result = solve(problem.quadratic(), prior, stop, None if start is None else start.x)
-    return Solution(result.x, problem.coefficients(result.x), result.history, result.reason)
-
-
-def solve_linear(
-    problem: MapProblem, ridge: float = 0.5, tolerance: float = 1e-2, iterations: int = 30
-) -> tuple[Real, list[float]]:
-    """Tikhonov-regularised coefficients c = S x, (S HᵀWH S + R) x = S rhs, and the residual norms.
-
-    R multiplies every Fourier shell by ``ridge`` times the mean of the kernel's spectrum there: it damps what
-    the views of a shell hardly determine, alike at all resolutions and whatever the noise spectrum, and
-    leaves the weights inside a shell, hence its FSC, to the data.  Linear in the images: the FSC of two such
-    half maps cannot profit from a common prior.  Conjugate gradients, preconditioned by the spectrum itself.
-    """
-    n = problem.equations.n
-    spectrum = np.asarray(problem.equations.spectrum, np.float32)
-    workers = thread_count(problem.threads)
-    damping = ridge * _radial_mean(spectrum, n)
-    if spectrum.shape[0] % n == 0:
-        every = spectrum.shape[0] // n
-        diagonal = np.maximum(spectrum[::every, ::every, ::every][:, :, : n // 2 + 1], 0)
+    x = None if start is None else start.x
+    quadratic = problem.quadratic()
+    result: Result[Any]
+    if method.solver in ("auto", "fista"):
+        result = fista.solve(quadratic, prior, stop, x)
     else:
-        diagonal = damping / np.float32(ridge)
-    inverse = 1 / (diagonal + damping)
-
-    def filtered(x: Real, factor: Real) -> Real:
-        out: Real = scipy.fft.irfftn(scipy.fft.rfftn(x, workers=workers) * factor, s=x.shape, workers=workers)
-        return out
-
-    x, norms = conjugate_gradients(
-        lambda v: problem.apply(v) + filtered(v, damping),
-        problem.linear,
-        precondition=lambda v: filtered(v, inverse),
-        tolerance=tolerance,
-        iterations=iterations,
-    )
-    return problem.ball * x, norms
-
-
-def surroundings(linear_map: Real) -> float:
-    """Level of what surrounds the particle: the median of a linear map in the outermost shell of its ball."""
-    n = linear_map.shape[0]
-    inside = n / 2 - BALL_MARGIN - min(BALL_EDGE, n / 20)
-    axis = (np.arange(n) - n // 2) ** 2
-    radius2 = axis[:, None, None] + axis[None, :, None] + axis
-    shell = (radius2 <= inside**2) & (radius2 >= (SURROUNDINGS * inside) ** 2)
-    return float(np.median(linear_map[shell]))
-
-
-def _radial_mean(spectrum: Real, n: int) -> Real:
-    """Mean of a padded spectrum over shells, at the frequencies of a box of n: (n, n, n//2+1) float32."""
-    length = spectrum.shape[0]
-    frequency = np.fft.fftfreq(length, 1 / n)
-    half = np.fft.rfftfreq(length, 1 / n)
-    in_plane = frequency[:, None] ** 2 + half**2
-    pairs = np.full(len(half), 2.0)  # every plane x > 0 stands for its mirror image as well
-    pairs[[0, -1]] = 1
-    shells = n  # corners of the box lie below sqrt(3)/2 n
-    total, count = np.zeros(shells), np.zeros(shells)
-    for z, plane in zip(frequency, spectrum, strict=True):
-        index = np.rint(np.sqrt(z * z + in_plane)).astype(np.intp).ravel()
-        total += np.bincount(index, (plane * pairs).ravel(), shells)
-        count += np.bincount(index, np.broadcast_to(pairs, plane.shape).ravel(), shells)
-    profile = total / np.maximum(count, 1)
-    # beyond the band nothing is measured: keep the damping there at the level of the band's edge
-    edge = (n - 1) // 2
-    profile[edge:] = profile[edge]
-    profile = np.maximum(profile, 1e-6 * profile.max())
-    frequency = np.fft.fftfreq(n, 1 / n)
-    squares = frequency**2
-    radius = np.sqrt(squares[:, None, None] + squares[None, :, None] + np.fft.rfftfreq(n, 1 / n) ** 2)
-    return np.asarray(np.interp(radius, np.arange(shells), profile), np.float32)
+        result = admm.solve(quadratic, prior, method.make_scheme(problem, weight), stop, x)
+    return Solution(result.x, problem.coefficients(result.x), result.history, result.reason)

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dcryo.methods.regularise import MapProblem, Solution, solve_tv
-from dcryo.solvers.prox import TotalVariation
+from dcryo.methods.regularise import DEFAULT, MapProblem, Method, Solution, solve_map
+from dcryo.solvers.prox import AnalysisPrior
 from dcryo.solvers.stopping import iterations, objective_change
 
 FIRST_WEIGHT = 1.0
@@ -44,7 +44,7 @@ class Choice:
     trials: list[Trial]
     first: Solution
     second: Solution
-    priors: tuple[TotalVariation, TotalVariation]
+    priors: tuple[AnalysisPrior, AnalysisPrior]
 
     @property
     def weight(self) -> float:
@@ -61,21 +61,28 @@ class _Search:
     """Evaluates pairs of half maps and remembers what was tried."""
 
     def __init__(
-        self, one: MapProblem, two: MapProblem, limit: int, tolerance: float, tried: Callable[[], None]
+        self,
+        one: MapProblem,
+        two: MapProblem,
+        limit: int,
+        tolerance: float,
+        method: Method,
+        tried: Callable[[], None],
     ) -> None:
         self.problems = (one, two)
         self.stop = iterations(min(limit, SEARCH_LIMIT)) | objective_change(SEARCH_TOLERANCE * tolerance)
+        self.method = method
         self.tried = tried
         self.trials: list[Trial] = []
         # the duals go on from pair to pair: the other half of a warm start
-        self._priors = (TotalVariation(0.0, threads=one.threads), TotalVariation(0.0, threads=two.threads))
+        self._priors = (method.make_prior(one.threads), method.make_prior(two.threads))
 
     def pair(self, weight: float, nonnegative: bool, start: Choice | None) -> Choice:
         """Half maps from ``start`` on, and their misfit on each other's images."""
         one, two = self.problems
         starts = (None, None) if start is None else (start.first, start.second)
-        first = solve_tv(one, weight, nonnegative, self.stop, starts[0], self._priors[0])
-        second = solve_tv(two, weight, nonnegative, self.stop, starts[1], self._priors[1])
+        first = solve_map(one, weight, nonnegative, self.stop, starts[0], self._priors[0], self.method)
+        second = solve_map(two, weight, nonnegative, self.stop, starts[1], self._priors[1], self.method)
         misfit = two.misfit(first.coefficients) + one.misfit(second.coefficients)
         trial = Trial(weight, nonnegative, misfit)
         self.trials.append(trial)
@@ -91,6 +98,7 @@ def choose_weight(
     *,
     weight: float | None = None,
     nonnegative: bool | None = None,
+    method: Method = DEFAULT,
     tried: Callable[[], None] = lambda: None,
 ) -> Choice:
     """Best weight and constraint by cross-validation.
@@ -106,10 +114,12 @@ def choose_weight(
     nonnegative : bool, optional
         Fixed constraint; default: compared at the best weight, both going on from the same maps, and given up
         where maps without it predict better by more than the noise of the comparison.
+    method : Method
+        Prior and solver.
     tried : callable
         Called after every pair of half maps.
     """
-    search = _Search(one, two, limit, tolerance, tried)
+    search = _Search(one, two, limit, tolerance, method, tried)
     constraint = True if nonnegative is None else nonnegative
     best = search.pair(weight, constraint, None) if weight is not None else _best_weight(search, constraint)
     if nonnegative is None:

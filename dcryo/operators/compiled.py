@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import numba
+
+from dcryo.arrays import Array, on_device
 
 _lock = threading.RLock()
 _pools: dict[int, ThreadPoolExecutor] = {}
@@ -56,10 +58,18 @@ def blocks(count: int, size: int) -> list[slice]:
     return [slice(first, min(first + size, count)) for first in range(0, count, size)]
 
 
-def for_each(work: Callable[[Any], None], items: Iterable[Any], threads: int = 0) -> None:
-    """Call ``work`` on every item, on ``threads`` threads; items must not write to the same memory."""
+def slabs(array: Array, size: int) -> list[slice]:
+    """Blocks of the first axis of an array; all of it at once on a GPU, which is parallel by itself."""
+    return blocks(len(array), len(array) if on_device(array) else size)
+
+
+def for_each(work: Callable[[Any], None], items: Sequence[Any], threads: int = 0) -> None:
+    """Call ``work`` on every item, on ``threads`` threads; items must not write to the same memory.
+
+    A single item is worked on in the caller's thread, and with it in the caller's stream on a GPU.
+    """
     count = thread_count(threads)
-    if count == 1:
+    if count == 1 or len(items) == 1:
         for item in items:
             work(item)
         return

@@ -1,17 +1,22 @@
 """Total variation of a volume and the two sweeps of its dual prox, in fused passes over memory.
 
 The gradient is that of periodic forward differences, ``(Dx)_d[k] = x[k + e_d] - x[k]``; its squared norm is
-at most 12.  Isotropic total variation is the sum of |Dx| over voxels.
+at most 12.  Isotropic total variation is the sum over voxels of the length of Dx, anisotropic total variation
+that of the absolute values of its three components.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
+from dcryo.arrays import Array, on_device
 from dcryo.operators.compiled import blocks, compile_kernel, for_each
 
 Float32 = NDArray[np.float32]
@@ -21,6 +26,36 @@ NORM2 = 12.0
 
 PLANES = 8
 """Planes of a volume that one work item sweeps: few enough to stay in the cache."""
+
+inline = njit(inline="always", fastmath=True)
+
+
+@inline
+def length(a: Any, b: Any, d: Any, isotropic: Any) -> Any:
+    """Norm of a gradient (a, b, d)."""
+    if isotropic:
+        return np.float32(math.sqrt(a * a + b * b + d * d))
+    return abs(a) + abs(b) + abs(d)
+
+
+@inline
+def clip(a: Any) -> Any:
+    """The nearest number of [-1, 1]; numba's min and max do not compile for every GPU target."""
+    one = np.float32(1)
+    if a > one:
+        return one
+    return a if a > -one else -one
+
+
+@inline
+def nearest(a: Any, b: Any, d: Any, isotropic: Any) -> Any:
+    """The nearest point of the unit ball, or of the unit cube for the anisotropic norm."""
+    one = np.float32(1)
+    if isotropic:
+        r = np.float32(math.sqrt(a * a + b * b + d * d))
+        scale = one / (r if r > one else one)
+        return a * scale, b * scale, d * scale
+    return clip(a), clip(b), clip(d)
 
 
 @compile_kernel("void(f4[:,:,::1], f4[:,:,:,::1], f4[:,:,::1], f4, b1, i8, i8)")
@@ -43,69 +78,84 @@ def _primal(z: Any, dual: Any, out: Any, mu: Any, nonnegative: bool, first: int,
                     out[k, j, i] = max(out[k, j, i], np.float32(0))
 
 
-@compile_kernel("void(f4[:,:,::1], f4[:,:,:,::1], f4[:,:,:,::1], f4, f4, i8, i8)")
-def _dual(x: Any, ahead: Any, dual: Any, step: Any, momentum: Any, first: int, last: int) -> None:
-    """new = project(ahead + step D x) on unit balls; ahead = new + momentum (new - dual); dual = new."""
-    nz, ny, nx = x.shape
-    one = np.float32(1)
-    for k in range(first, last):
-        above = k + 1 if k + 1 < nz else 0
-        for j in range(ny):
-            after = j + 1 if j + 1 < ny else 0
-            for i in range(nx):
-                right = i + 1 if i + 1 < nx else 0
-                c = x[k, j, i]
-                a = ahead[0, k, j, i] + step * (x[above, j, i] - c)
-                b = ahead[1, k, j, i] + step * (x[k, after, i] - c)
-                d = ahead[2, k, j, i] + step * (x[k, j, right] - c)
-                scale = one / max(one, np.float32(math.sqrt(a * a + b * b + d * d)))
-                a *= scale
-                b *= scale
-                d *= scale
-                ahead[0, k, j, i] = a + momentum * (a - dual[0, k, j, i])
-                ahead[1, k, j, i] = b + momentum * (b - dual[1, k, j, i])
-                ahead[2, k, j, i] = d + momentum * (d - dual[2, k, j, i])
-                dual[0, k, j, i] = a
-                dual[1, k, j, i] = b
-                dual[2, k, j, i] = d
+@lru_cache
+def _dual_kernel(isotropic: bool) -> Any:
+    @compile_kernel("void(f4[:,:,::1], f4[:,:,:,::1], f4[:,:,:,::1], f4, f4, i8, i8)")
+    def kernel(x: Any, ahead: Any, dual: Any, step: Any, momentum: Any, first: int, last: int) -> None:
+        """new = project(ahead + step D x); ahead = new + momentum (new - dual); dual = new.
+
+        The projection is that on unit balls, or unit cubes for the anisotropic norm.
+        """
+        nz, ny, nx = x.shape
+        for k in range(first, last):
+            above = k + 1 if k + 1 < nz else 0
+            for j in range(ny):
+                after = j + 1 if j + 1 < ny else 0
+                for i in range(nx):
+                    right = i + 1 if i + 1 < nx else 0
+                    c = x[k, j, i]
+                    a = ahead[0, k, j, i] + step * (x[above, j, i] - c)
+                    b = ahead[1, k, j, i] + step * (x[k, after, i] - c)
+                    d = ahead[2, k, j, i] + step * (x[k, j, right] - c)
+                    a, b, d = nearest(a, b, d, isotropic)
+                    ahead[0, k, j, i] = a + momentum * (a - dual[0, k, j, i])
+                    ahead[1, k, j, i] = b + momentum * (b - dual[1, k, j, i])
+                    ahead[2, k, j, i] = d + momentum * (d - dual[2, k, j, i])
+                    dual[0, k, j, i] = a
+                    dual[1, k, j, i] = b
+                    dual[2, k, j, i] = d
+
+    return kernel
 
 
-@compile_kernel("f8(f4[:,:,::1], i8, i8)")
-def _variation(x: Any, first: int, last: int) -> float:
-    nz, ny, nx = x.shape
-    total = 0.0
-    for k in range(first, last):
-        above = k + 1 if k + 1 < nz else 0
-        for j in range(ny):
-            after = j + 1 if j + 1 < ny else 0
-            row: Any = np.float32(0)
-            for i in range(nx):
-                right = i + 1 if i + 1 < nx else 0
-                c = x[k, j, i]
-                a = x[above, j, i] - c
-                b = x[k, after, i] - c
-                d = x[k, j, right] - c
-                row += np.float32(math.sqrt(a * a + b * b + d * d))
-            total += row
-    return total
+@lru_cache
+def _variation_kernel(isotropic: bool) -> Any:
+    @compile_kernel("f8(f4[:,:,::1], i8, i8)")
+    def kernel(x: Any, first: int, last: int) -> float:
+        nz, ny, nx = x.shape
+        total = 0.0
+        for k in range(first, last):
+            above = k + 1 if k + 1 < nz else 0
+            for j in range(ny):
+                after = j + 1 if j + 1 < ny else 0
+                row: Any = np.float32(0)
+                for i in range(nx):
+                    right = i + 1 if i + 1 < nx else 0
+                    c = x[k, j, i]
+                    a = x[above, j, i] - c
+                    b = x[k, after, i] - c
+                    d = x[k, j, right] - c
+                    row += length(a, b, d, isotropic)
+                total += row
+        return total
+
+    return kernel
 
 
-def total_variation(x: Float32, threads: int = 0) -> float:
-    """Isotropic total variation of a volume (n, n, n); summed in fixed slabs."""
+def total_variation(x: Array, threads: int = 0, isotropic: bool = True) -> float:
+    """Total variation of a volume (nz, ny, nx); summed in fixed slabs."""
+    if on_device(x):
+        from dcryo.operators import cuda
+
+        return cuda.total_variation(x, isotropic)
+    variation = _variation_kernel(isotropic)
     slabs = blocks(len(x), PLANES)
     parts = np.zeros(len(slabs))
 
     def work(item: int) -> None:
-        parts[item] = _variation(x, slabs[item].start, slabs[item].stop)
+        parts[item] = variation(x, slabs[item].start, slabs[item].stop)
 
     for_each(work, range(len(slabs)), threads)
     return float(parts.sum())
 
 
-def primal_sweep(
-    z: Float32, dual: Float32, out: Float32, mu: float, nonnegative: bool, threads: int = 0
-) -> None:
+def primal_sweep(z: Array, dual: Array, out: Array, mu: float, nonnegative: bool, threads: int = 0) -> None:
     """Set ``out = z - mu Dᵀ dual`` (then max with 0): the primal point of a dual one; dual (3, n, n, n)."""
+    if on_device(z):
+        from dcryo.operators import cuda
+
+        cuda.primal_sweep(z, dual, out, mu, nonnegative)
+        return
 
     def work(slab: slice) -> None:
         _primal(z, dual, out, np.float32(mu), nonnegative, slab.start, slab.stop)
@@ -114,11 +164,54 @@ def primal_sweep(
 
 
 def dual_sweep(
-    x: Float32, ahead: Float32, dual: Float32, step: float, momentum: float, threads: int = 0
-) -> None:
+    x: Array, ahead: Array, dual: Array, step: float, momentum: float, threads: int = 0,
+    isotropic: bool = True,
+) -> None:  # fmt: skip
     """One projected gradient step on the dual from ``ahead``, with momentum; both duals are updated."""
+    if on_device(x):
+        from dcryo.operators import cuda
+
+        cuda.dual_sweep(x, ahead, dual, step, momentum, isotropic)
+        return
+    sweep = _dual_kernel(isotropic)
 
     def work(slab: slice) -> None:
-        _dual(x, ahead, dual, np.float32(step), np.float32(momentum), slab.start, slab.stop)
+        sweep(x, ahead, dual, np.float32(step), np.float32(momentum), slab.start, slab.stop)
 
     for_each(work, blocks(len(x), PLANES), threads)
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient L with the norm that makes |Lx| a total variation.
+
+    See :class:`dcryo.solvers.prox.Analysis`.  Duals are (3, nz, ny, nx).
+    """
+
+    isotropic: bool = True
+    threads: int = 0
+    norm2: ClassVar[float] = NORM2
+
+    def dual(self, x: Float32) -> Float32:
+        """A dual of zero for volumes like ``x``."""
+        dual: Float32 = np.zeros_like(x, shape=(3, *x.shape))
+        return dual
+
+    def value(self, x: Float32) -> float:
+        """Total variation."""
+        return total_variation(x, self.threads, self.isotropic)
+
+    def primal_sweep(self, z: Float32, dual: Float32, out: Float32, mu: float, nonnegative: bool) -> None:
+        """Set ``out = z - mu Lᵀ dual`` (then max with 0)."""
+        primal_sweep(z, dual, out, mu, nonnegative, self.threads)
+
+    def dual_sweep(self, x: Float32, ahead: Float32, dual: Float32, step: float, momentum: float) -> None:
+        """One projected step on the dual along ``step L x``, with momentum."""
+        dual_sweep(x, ahead, dual, step, momentum, self.threads, self.isotropic)
+
+    def eigenvalues(self, shape: tuple[int, ...]) -> Float32:
+        """LᵀL, a circular convolution, in the layout of rfftn: ``sum_d 2 - 2 cos w_d``."""
+        lines = [2 - 2 * np.cos(2 * np.pi * np.fft.fftfreq(n)) for n in shape]
+        last = lines[2][: shape[2] // 2 + 1]
+        total: Float32 = (lines[0][:, None, None] + lines[1][:, None] + last).astype(np.float32)
+        return total

@@ -18,14 +18,22 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
+from dcryo.arrays import Array, fourier, module, namespace, on_device
 from dcryo.operators import taps
-from dcryo.operators.compiled import compile_kernel, for_each
-from dcryo.operators.transfer import line_phase, line_quadratic, lookup, sine
+from dcryo.operators.compiled import blocks, compile_kernel, for_each
+from dcryo.operators.transfer import (
+    has_envelope,
+    line_phase,
+    line_quadratic,
+    lookup,
+    quadratic,
+    squared,
+    squared_envelope,
+)
 from dcryo.operators.views import Radial, Views
-from dcryo.operators.window import TABLE_ROWS, Window, even_fast_length
+from dcryo.operators.window import Window, even_fast_length
 
 Float32 = NDArray[np.float32]
 
@@ -33,7 +41,6 @@ Float32 = NDArray[np.float32]
 @lru_cache
 def _slab_kernel(width: int) -> Any:
     half = width / 2
-    rows = np.float32(TABLE_ROWS)
 
     @compile_kernel("void(f8[:,::1], i8, f8[:,::1], f8[:,::1], f8[::1], i8[::1], f4[:,::1], f4[:,:,::1], i8)")
     def kernel(
@@ -62,7 +69,8 @@ def _slab_kernel(width: int) -> Any:
             b1 = planes[p, 3]
             a2 = planes[p, 4] * ia
             b2 = planes[p, 5]
-            s0, s1, s2 = line_quadratic(1.0, 0.0, 1.0, a1, a2, b1, b2)
+            s = line_quadratic(1.0, 0.0, 1.0, a1, a2, b1, b2)
+            s0, s1, s2 = s
             spread = s1 * s1 - 4 * s2 * (s0 - limit2[p])
             if spread <= 0:
                 continue
@@ -72,24 +80,21 @@ def _slab_kernel(width: int) -> Any:
             if last < first:
                 continue
             c = coefficients[p]
-            q0, q1, q2, q3, q4 = line_phase(c, a1, a2, b1, b2)
+            q = line_phase(c, a1, a2, b1, b2)
             profile = radial[group[p]]
             weight = np.float32(planes[p, 6] * (0.5 if ia == 0 else 1.0))
             for i in range(first, last + 1):
-                t = sine(q0 + i * (q1 + i * (q2 + i * (q3 + i * q4))))
-                value[i - first] = weight * t * t * lookup(profile, s0 + i * (s1 + i * s2))
-            if c[16] != 0 or c[17] != 0 or c[18] != 0:
-                e0, e1, e2 = line_quadratic(c[16], c[17], c[18], a1, a2, b1, b2)
+                value[i - first] = squared(q, i, weight, lookup(profile, quadratic(s, i)))
+            if has_envelope(c):
+                e = line_quadratic(c[16], c[17], c[18], a1, a2, b1, b2)
                 for i in range(first, last + 1):
-                    value[i - first] *= np.float32(math.exp(2 * (e0 + i * (e1 + i * e2))))
+                    value[i - first] *= squared_envelope(e, i)
             start = planes[p, 0] * ia - half
             slope = planes[p, 1]
             for i in range(first, last + 1):
                 x = start + slope * i
-                j = int(math.ceil(x))
-                f = np.float32(j - x) * rows
-                k = np.int32(f)
-                f -= np.float32(k)
+                j = taps.first_point(x)
+                k, f = taps.table_row(j, x)
                 line = slab[i + h]
                 if width == 4:
                     taps.add_line4(line, j + centre, value[i - first], taps.taps4(table, k, f))
@@ -105,14 +110,18 @@ def _slab_kernel(width: int) -> Any:
 class PlaneKernel:
     """Accumulates the kernel of HᵀWH for a box of ``n`` voxels; :meth:`spectrum` finishes it."""
 
-    def __init__(self, n: int, window: Window) -> None:
-        """Empty kernel; grids are made when the first plane needs them."""
+    LINES = 16
+    """Lines of the grids that a GPU finishes at once, each with all that is parallel to it."""
+
+    def __init__(self, n: int, window: Window, device: str = "cpu") -> None:
+        """Empty kernel on ``device``; grids are made when the first plane needs them."""
         self.n = n
+        self.device = device
         self.window = window
         self.length = padded_length(n)
         self.depth = window.grid_size(self.length)
         self.pad = window.width // 2 + 1
-        self._grids: dict[int, NDArray[np.float64]] = {}
+        self._grids: dict[int, Array] = {}
 
     def add(
         self, views: Views, radial: Radial, rotations: NDArray[np.float64] | None = None, threads: int = 0
@@ -120,7 +129,7 @@ class PlaneKernel:
         """Add P particles; with ``rotations`` (G, 3, 3) each at its G equivalent poses, weighted by 1/G."""
         group = np.eye(3)[None] if rotations is None else rotations
         table = radial.kernel
-        work: list[tuple[NDArray[np.float64], int, Views]] = []
+        work: list[tuple[Array, int, Views]] = []
         for rotation in group:
             turned = views.rotated(rotation)
             dominant = np.argmax(np.abs(turned.rotation[:, 2]), axis=1)
@@ -129,6 +138,12 @@ class PlaneKernel:
                 if len(chosen):
                     work.append((self._grid(axis), axis, turned.take(chosen)))
         planes = [self._planes(part, axis, len(group)) for _, axis, part in work]
+        if self.device == "cuda":
+            from dcryo.operators import cuda
+
+            for (grid, _, part), plane in zip(work, planes, strict=True):
+                cuda.add_planes(grid, plane, part, table, self.window, self.pad)
+            return
         kernel = _slab_kernel(self.window.width)
 
         def slab(ia: int) -> None:
@@ -141,15 +156,16 @@ class PlaneKernel:
     def spectrum(self, threads: int = 0) -> Float32:
         """Real spectrum of r on the padded lattice, (L, L, L//2+1) float32 in the layout of rfftn."""
         length = self.length
-        out = np.zeros((length, length, length // 2 + 1), np.float32)
+        out: Float32 = module(self.device).zeros((length, length, length // 2 + 1), np.float32)
         for axis in sorted(self._grids):
             along = self._resample(self._grids.pop(axis), threads)
             _add_oriented(out, along, axis)
         return out
 
-    def _grid(self, axis: int) -> NDArray[np.float64]:
+    def _grid(self, axis: int) -> Array:
         if axis not in self._grids:
-            self._grids[axis] = np.zeros((self.length // 2 + 1, self.length, self.depth + 2 * self.pad))
+            shape = (self.length // 2 + 1, self.length, self.depth + 2 * self.pad)
+            self._grids[axis] = module(self.device).zeros(shape)
         return self._grids[axis]
 
     def _planes(self, views: Views, axis: int, order: int) -> NDArray[np.float64]:
@@ -173,24 +189,30 @@ class PlaneKernel:
             axis=1,
         )
 
-    def _resample(self, grid: NDArray[np.float64], threads: int) -> Float32:
+    def _resample(self, grid: Array, threads: int) -> Array:
         """From the spread samples along the dominant axis to the L lattice frequencies, (L//2+1, L, L)."""
+        xp = namespace(grid)
         pad, depth, n, length = self.pad, self.depth, self.n, self.length
         grid[:, :, depth : depth + pad] += grid[:, :, :pad]
         grid[:, :, pad : 2 * pad] += grid[:, :, depth + pad :]
         lags = np.arange(n)
         # (-1)^lag moves the origin from cell depth/2 to 0; irfft divides by L
         factor = (length * (-1.0) ** lags / self.window.transform(lags, depth)).astype(np.float32)
-        out = np.empty((grid.shape[0], length, length), np.float32)
+        factor = xp.asarray(factor)
+        out = xp.empty((grid.shape[0], length, length), np.float32)
 
-        def work(ia: int) -> None:
-            lines = np.ascontiguousarray(grid[ia, :, pad : depth + pad], np.float32)
-            lagged = np.zeros((length, length // 2 + 1), np.complex64)
-            # real samples have a Hermitian transform: lags 0..n-1 say it all, and the spectrum is real
-            lagged[:, :n] = scipy.fft.rfft(lines, axis=1)[:, :n] * factor
-            out[ia] = scipy.fft.irfft(lagged, n=length, axis=1)
+        def work(part: slice) -> None:
+            lines = xp.ascontiguousarray(grid[part, :, pad : depth + pad], np.float32)
+            lagged = xp.zeros((*lines.shape[:2], length // 2 + 1), np.complex64)
+            with fourier(lines) as fft:
+                # real samples have a Hermitian transform: lags 0..n-1 say it all, and the spectrum is real
+                lagged[:, :, :n] = fft.rfft(lines, axis=2)[:, :, :n] * factor
+                out[part] = fft.irfft(lagged, n=length, axis=2)
 
-        for_each(work, range(grid.shape[0]), threads)
+        if on_device(grid):
+            for_each(work, blocks(len(grid), self.LINES), 1)
+        else:
+            for_each(work, blocks(len(grid), 1), threads)
         return out
 
 
@@ -199,22 +221,26 @@ def padded_length(n: int) -> int:
     return even_fast_length(2 * n)
 
 
-def _add_oriented(out: Float32, along: Float32, axis: int) -> None:
+def _add_oriented(out: Array, along: Array, axis: int) -> None:
     """Add samples with axes (a >= 0, b, dominant) to the spectrum with axes (z, y, x >= 0).
 
     b is centred, the dominant axis in FFT order.  The samples hold one of each pair +-q (those with a = 0
     both, at half weight); the spectrum is even.
     """
+    xp = namespace(out)
     length = out.shape[0]
     half = length // 2
-    negative = (-np.arange(length)) % length
-    samples = np.fft.ifftshift(along, axes=1)
+    negative = (-xp.arange(length)) % length
+    samples = xp.fft.ifftshift(along, axes=(1,))
     if axis == 0:  # a = y, b = z, dominant x: the mirror image of half the samples has x >= 0
-        out[:, : half + 1] += samples[:, :, : half + 1].transpose(1, 0, 2)
-        mirror = samples[:, negative][:, :, negative[: half + 1]]
-        out[:, negative[: half + 1]] += mirror.transpose(1, 0, 2)
+        out[:, : half + 1, :] += xp.permute_dims(samples[:, :, : half + 1], (1, 0, 2))
+        mirror = xp.take(xp.take(samples, negative, axis=1), negative[: half + 1], axis=2)
+        mirror = xp.permute_dims(mirror, (1, 0, 2))
+        # rows 0, L-1 .. L/2 of the spectrum, once each
+        out[:, :1, :] += mirror[:, :1, :]
+        out[:, half:, :] += mirror[:, :0:-1, :]
         return
     zyx = (2, 1, 0) if axis == 2 else (1, 2, 0)  # a = x; b = y, dominant z or b = z, dominant y
-    oriented = samples.transpose(zyx)
+    oriented = xp.permute_dims(samples, zyx)
     out += oriented
-    out[:, :, 0] += oriented[:, :, 0][np.ix_(negative, negative)]
+    out[:, :, 0] += xp.take(xp.take(oriented[:, :, 0], negative, axis=0), negative, axis=1)

@@ -8,22 +8,22 @@ data term of coefficients c is  1/2 cᵀ(r * c) - cᵀ rhs + 1/2 energy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
+from dcryo.arrays import Array, fourier, module, namespace, on_device, to_device
+from dcryo.errors import InputError
 from dcryo.operators import reference
-from dcryo.operators.compiled import for_each, thread_count
+from dcryo.operators.compiled import blocks, for_each, thread_count
 from dcryo.operators.kernel import PlaneKernel, padded_length
 from dcryo.operators.projector import grid_to_volume, insert_images
 from dcryo.operators.slices import HalfGrid
 from dcryo.operators.views import Radial, Views
 from dcryo.operators.window import window
 
-Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Real = NDArray[np.floating[Any]]
 
@@ -33,7 +33,7 @@ class NormalEquations:
     """HᵀWb and HᵀWH of ``count`` particles for a box of n voxels.
 
     rhs (n, n, n); spectrum (L, L, L//2+1), real, L = padded_length(n), layout of rfftn; energy bᵀWb.
-    float32 arrays, float64 in the reference accuracy.
+    float32 arrays, float64 in the reference accuracy, both on the host or both on a GPU.
     """
 
     rhs: Real
@@ -56,6 +56,10 @@ class NormalEquations:
             self.energy + other.energy,
             self.count + other.count,
         )
+
+    def to(self, device: str) -> NormalEquations:
+        """These sums on "cpu" or "cuda"."""
+        return replace(self, rhs=to_device(self.rhs, device), spectrum=to_device(self.spectrum, device))
 
     @property
     def n(self) -> int:
@@ -81,7 +85,10 @@ class Convolution:
     COLUMNS = 16
     """x-frequencies handled at once: enough for vectorised transforms, few enough to stay in the cache."""
 
-    def __init__(self, spectrum: Real, n: int, threads: int = 0) -> None:
+    DEVICE_COLUMNS = 64
+    """The same on a GPU, which wants more at a time and has less memory."""
+
+    def __init__(self, spectrum: Array, n: int, threads: int = 0) -> None:
         """``spectrum`` (L, L, L//2+1) of a :class:`NormalEquations` for a box of ``n``."""
         self.spectrum = spectrum
         self.n = n
@@ -91,25 +98,32 @@ class Convolution:
         """HᵀWH c, (n, n, n) -> (n, n, n)."""
         n, length = self.n, self.spectrum.shape[0]
         workers = thread_count(self.threads)
-        x = scipy.fft.rfft(volume, n=length, axis=2, workers=workers)
+        with fourier(volume, workers) as fft:
+            x = fft.rfft(volume, n=length, axis=2)
 
-        def columns(first: int) -> None:
-            part = slice(first, first + self.COLUMNS)
-            y = scipy.fft.fft(x[:, :, part], n=length, axis=1)
-            z = scipy.fft.fft(y, n=length, axis=0)
-            z *= self.spectrum[:, :, part]
-            y = scipy.fft.ifft(z, axis=0, overwrite_x=True)[:n]
-            x[:, :, part] = scipy.fft.ifft(y, axis=1, overwrite_x=True)[:, :n]
+        def columns(part: slice) -> None:
+            with fourier(volume) as fft:
+                y = fft.fft(x[:, :, part], n=length, axis=1)
+                z = fft.fft(y, n=length, axis=0)
+                z *= self.spectrum[:, :, part]
+                y = fft.ifft(z, axis=0, overwrite_x=True)[:n]
+                x[:, :, part] = fft.ifft(y, axis=1, overwrite_x=True)[:, :n]
 
-        for_each(columns, range(0, x.shape[2], self.COLUMNS), self.threads)
-        return np.ascontiguousarray(scipy.fft.irfft(x, n=length, axis=2, workers=workers)[:, :, :n])
+        if on_device(volume):
+            for_each(columns, blocks(x.shape[2], self.DEVICE_COLUMNS), 1)
+        else:
+            for_each(columns, blocks(x.shape[2], self.COLUMNS), self.threads)
+        with fourier(volume, workers) as fft:
+            out: Real = namespace(volume).ascontiguousarray(fft.irfft(x, n=length, axis=2)[:, :, :n])
+        return out
 
 
 class Accumulator:
     """Folds batches of particles into one :class:`NormalEquations`.
 
     Sums inside a batch are float32, across batches float64; the batches are the caller's and fix the bits.
-    ``accuracy`` is a window's name, or "reference" for direct float64 sums (small boxes only).
+    ``accuracy`` is a window's name, or "reference" for direct float64 sums (small boxes only, on the CPU).
+    On the device "cuda" images come, sums stay, and the result is returned there.
     """
 
     def __init__(
@@ -120,8 +134,15 @@ class Accumulator:
         accuracy: str = "default",
         symmetry: Float64 | None = None,
         threads: int = 0,
+        device: str = "cpu",
     ) -> None:
-        """Empty sums for a box of ``n`` voxels; ``symmetry`` (G, 3, 3) is a point group."""
+        """Empty sums for a box of ``n`` voxels; ``symmetry`` (G, 3, 3) is a point group.
+
+        Raises
+        ------
+        InputError
+            If the accuracy is not known, or not to be had on the device.
+        """
         self.n = n
         self.radial = radial
         self.symmetry = symmetry
@@ -130,13 +151,15 @@ class Accumulator:
         self.energy = 0.0
         self.count = 0
         if self.reference:
+            if device != "cpu":
+                raise InputError(f"the accuracy reference is not for the device {device}; use the device cpu")
             self._direct = reference.zeros(n)
         else:
             self._geometry = HalfGrid(n, window(accuracy))
-            self._kernel = PlaneKernel(n, self._geometry.window)
-            self._grid = np.zeros(self._geometry.shape)
+            self._kernel = PlaneKernel(n, self._geometry.window, device)
+            self._grid = module(device).zeros(self._geometry.shape)
 
-    def add(self, images: Float32, views: Views) -> None:
+    def add(self, images: Array, views: Views) -> None:
         """Add P images (m, m), m >= n, with their views."""
         if images.shape[0] != len(views) or images.shape[1] != images.shape[2] or images.shape[1] < self.n:
             raise ValueError(
@@ -166,8 +189,8 @@ def spectrum_bytes(n: int) -> int:
     return 4 * length * length * (length // 2 + 1)
 
 
-def accumulation_bytes(n: int, accuracy: str) -> int:
-    """Memory of an :class:`Accumulator` and its finish, without the images, in bytes."""
+def accumulation_bytes(n: int, accuracy: str, device: str = "cpu") -> int:
+    """Memory of an :class:`Accumulator` and its finish on its device, without the images, in bytes."""
     chosen = window(accuracy)
     geometry = HalfGrid(n, chosen)
     grid = 8 * int(np.prod([float(s) for s in geometry.shape]))
@@ -175,4 +198,5 @@ def accumulation_bytes(n: int, accuracy: str) -> int:
     plane = 8 * (length // 2 + 1) * length * (chosen.grid_size(length) + 2 * geometry.pad)
     spectrum = spectrum_bytes(n)
     # folding the grid copies it; finishing the kernel holds the spectrum and three oriented copies of a part
-    return max(2 * grid + 3 * plane, 3 * plane + 4 * spectrum)
+    work = 0 if device == "cpu" else grid // 2  # a batch's float32 sums, or the work area of cuFFT
+    return max(2 * grid + work + 3 * plane, 3 * plane + 4 * spectrum)

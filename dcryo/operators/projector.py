@@ -13,9 +13,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
+from dcryo.arrays import Array, fourier, namespace, on_device
 from dcryo.operators.compiled import blocks, for_each, thread_count
 from dcryo.operators.slices import HalfGrid
 from dcryo.operators.transfer import ADJOINT, FORWARD, modulate
@@ -23,7 +23,6 @@ from dcryo.operators.views import Radial, Views
 from dcryo.operators.window import window
 
 Float32 = NDArray[np.float32]
-Complex64 = NDArray[np.complex64]
 
 
 def half_width(n: int) -> int:
@@ -31,41 +30,49 @@ def half_width(n: int) -> int:
     return (n - 1) // 2
 
 
-def to_lattice(images: Float32, box: int, threads: int = 1) -> Float32:
+def to_lattice(images: Array, box: int, threads: int = 1) -> Array:
     """Fourier transform P images (m, m) and keep the half-plane frequencies below box/2.
 
     Returns (P, 2h+1, h+1, 2) float32, h = (box-1)//2; the origin is the first pixel, not the centre.
     """
+    xp = namespace(images)
     m = images.shape[-1]
     h = half_width(min(box, m))
-    spectrum = scipy.fft.rfft2(np.asarray(images, np.float32), workers=thread_count(threads))
-    out = np.empty((len(images), 2 * h + 1, h + 1), np.complex64)
+    with fourier(images, thread_count(threads)) as fft:
+        spectrum = fft.rfft2(xp.asarray(images, np.float32))
+    out = xp.empty((len(images), 2 * h + 1, h + 1), np.complex64)
     out[:, h:] = spectrum[:, : h + 1, : h + 1]
     out[:, :h] = spectrum[:, m - h :, : h + 1]
     return out.view(np.float32).reshape(*out.shape, 2)
 
 
-def from_lattice(values: Float32, n: int, threads: int = 1) -> Float32:
+def from_lattice(values: Array, n: int, threads: int = 1) -> Float32:
     """Inverse of :func:`to_lattice`: (P, n, n) images with the given half-plane frequencies."""
+    xp = namespace(values)
     h = values.shape[2] - 1
     lattice = values.reshape(*values.shape[:2], -1).view(np.complex64)
-    spectrum = np.zeros((len(values), n, n // 2 + 1), np.complex64)
+    spectrum = xp.zeros((len(values), n, n // 2 + 1), np.complex64)
     spectrum[:, : h + 1, : h + 1] = lattice[:, h:]
     spectrum[:, n - h :, : h + 1] = lattice[:, :h]
     # the a = 0 column is stored for b >= 0 only; the rest follows from the image being real
-    spectrum[:, n - h :, 0] = np.conj(spectrum[:, 1 : h + 1, 0][:, ::-1])
-    images = scipy.fft.irfft2(spectrum, s=(n, n), workers=thread_count(threads))
-    return np.asarray(images, np.float32)
+    spectrum[:, n - h :, 0] = xp.conj(spectrum[:, 1 : h + 1, 0][:, ::-1])
+    with fourier(spectrum, thread_count(threads)) as fft:
+        images: Float32 = xp.asarray(fft.irfft2(spectrum, s=(n, n)), np.float32)
+    return images
 
 
 def modulate_views(
-    values: Float32, views: Views, radial: Float32, weight: Float32, box: int, image_centre: float,
+    values: Array, views: Views, radial: Float32, weight: Float32, box: int, image_centre: float,
     direction: int, threads: int = 1,
 ) -> float:  # fmt: skip
     """Apply the transfer functions to a stack of lattices in place, in fixed blocks; returns the energy.
 
     ``box`` is the lattice's n, ``image_centre`` the centre of the transformed images in (cropped) pixels.
     """
+    if on_device(values):
+        from dcryo.operators import cuda
+
+        return cuda.modulate(values, views, radial, weight, 2 * math.pi / box, image_centre, direction)
     parts = blocks(len(values), 32)
     energies = np.zeros(len(parts))
 
@@ -96,17 +103,20 @@ def lattice_radius2(views: Views, box: int) -> Float32:
     return np.asarray(radius**2 * (1 + 1e-6), np.float32)
 
 
-def fold(grid: NDArray[np.float64], geometry: HalfGrid) -> Complex64:
+def fold(grid: Array, geometry: HalfGrid) -> Array:
     """Padded half grid to the layout of rfftn, (G, G, G//2+1): margins wrapped, conjugate mirror added."""
-    size, pad = geometry.size, geometry.pad
-    g = grid.view(np.complex128)
-    g[size : size + pad] += g[:pad]
-    g[pad : 2 * pad] += g[size + pad :]
-    g = g[pad : size + pad]
-    g[:, size : size + pad] += g[:, :pad]
-    g[:, pad : 2 * pad] += g[:, size + pad :]
-    g = g[:, pad : size + pad]
-    out = np.fft.ifftshift(g[:, :, pad : pad + size // 2 + 1].astype(np.complex64), axes=(0, 1))
+    return _fold(grid.view(np.complex128), geometry.size, geometry.pad)
+
+
+def _fold(g: Array, size: int, pad: int) -> Array:
+    xp = namespace(g)
+    g[size : size + pad, ...] += g[:pad, ...]
+    g[pad : 2 * pad, ...] += g[size + pad :, ...]
+    g = g[pad : size + pad, ...]
+    g[:, size : size + pad, :] += g[:, :pad, :]
+    g[:, pad : 2 * pad, :] += g[:, size + pad :, :]
+    g = g[:, pad : size + pad, :]
+    out = xp.fft.ifftshift(xp.astype(g[:, :, pad : pad + size // 2 + 1], xp.complex64), axes=(0, 1))
     half = size // 2
     for j in range(pad + 1):
         out[:, :, j] += _mirror(g[:, :, pad - j])
@@ -115,25 +125,33 @@ def fold(grid: NDArray[np.float64], geometry: HalfGrid) -> Complex64:
     return out
 
 
-def _mirror(plane: NDArray[np.complexfloating]) -> Complex64:
+def _mirror(plane: Array) -> Array:
     """Conjugate point reflection of a centred (even) plane, in FFT order."""
-    flipped = np.roll(plane[::-1, ::-1], (1, 1), axis=(0, 1))
-    return np.asarray(np.conj(np.fft.ifftshift(flipped)), np.complex64)
+    xp = namespace(plane)
+    flipped = xp.roll(plane[::-1, ::-1], (1, 1), axis=(0, 1))
+    return xp.astype(xp.conj(xp.fft.ifftshift(flipped)), xp.complex64)
 
 
-def unfold(spectrum: Complex64, geometry: HalfGrid) -> Float32:
+def unfold(spectrum: Array, geometry: HalfGrid) -> Array:
     """Inverse access pattern of :func:`fold`: rfftn layout to the padded half grid, float32."""
-    size, pad = geometry.size, geometry.pad
+    return _unfold(spectrum, geometry.size, geometry.pad).view(np.float32)
+
+
+def _unfold(spectrum: Array, size: int, pad: int) -> Array:
+    xp = namespace(spectrum)
     half = size // 2
-    wrapped = (np.arange(size + 2 * pad) - pad - half) % size
+    wrapped = (xp.arange(size + 2 * pad) - pad - half) % size
     reflected = (-wrapped) % size
-    out = np.zeros((size + 2 * pad, size + 2 * pad, half + 1 + 2 * pad), np.complex64)
-    out[:, :, pad : pad + half + 1] = spectrum[wrapped][:, wrapped]
-    mirrored = np.ix_(reflected, reflected)
+    out = xp.zeros((size + 2 * pad, size + 2 * pad, half + 1 + 2 * pad), dtype=xp.complex64)
+    out[:, :, pad : pad + half + 1] = xp.take(xp.take(spectrum, wrapped, axis=0), wrapped, axis=1)
+
+    def mirrored(plane: Array) -> Array:
+        return xp.conj(xp.take(xp.take(plane, reflected, axis=0), reflected, axis=1))
+
     for j in range(1, pad + 1):
-        out[:, :, pad - j] = np.conj(spectrum[:, :, j][mirrored])
-        out[:, :, pad + half + j] = np.conj(spectrum[:, :, half - j][mirrored])
-    return out.view(np.float32)
+        out[:, :, pad - j] = mirrored(spectrum[:, :, j])
+        out[:, :, pad + half + j] = mirrored(spectrum[:, :, half - j])
+    return out
 
 
 def _positions(n: int, size: int) -> NDArray[np.int64]:
@@ -146,44 +164,47 @@ def _deblur(n: int, geometry: HalfGrid) -> Float32:
     return np.asarray(1 / kappa, np.float32)
 
 
-def grid_to_volume(grid: NDArray[np.float64], geometry: HalfGrid, threads: int = 0) -> Float32:
+def grid_to_volume(grid: Array, geometry: HalfGrid, threads: int = 0) -> Float32:
     """Finish a backprojection: (n, n, n) volume of an accumulated grid, which is used up."""
+    xp = namespace(grid)
     n, size = geometry.n, geometry.size
-    keep = _positions(n, size)
-    inverse = _deblur(n, geometry)
-    workers = thread_count(threads)
-    x = scipy.fft.ifft(fold(grid, geometry), axis=0, workers=workers, overwrite_x=True, norm="forward")[keep]
-    x = scipy.fft.ifft(x, axis=1, workers=workers, overwrite_x=True, norm="forward")[:, keep]
-    volume = scipy.fft.irfft(x, n=size, axis=2, workers=workers, norm="forward")[:, :, keep]
-    volume *= inverse[:, None, None] * inverse[None, :, None]
-    volume *= inverse
-    return np.ascontiguousarray(volume, np.float32)
+    keep = xp.asarray(_positions(n, size))
+    inverse = xp.asarray(_deblur(n, geometry))
+    with fourier(grid, thread_count(threads)) as fft:
+        x = fft.ifft(fold(grid, geometry), axis=0, overwrite_x=True, norm="forward")[keep]
+        x = fft.ifft(x, axis=1, overwrite_x=True, norm="forward")[:, keep]
+        x = fft.irfft(x, n=size, axis=2, norm="forward")[:, :, keep]
+    x *= inverse[:, None, None] * inverse[None, :, None]
+    x *= inverse
+    volume: Float32 = xp.ascontiguousarray(x, np.float32)
+    return volume
 
 
-def volume_to_grid(volume: Float32, geometry: HalfGrid, threads: int = 0) -> Float32:
+def volume_to_grid(volume: Array, geometry: HalfGrid, threads: int = 0) -> Array:
     """Start a projection: the padded half grid, float32, of an (n, n, n) volume."""
+    xp = namespace(volume)
     n, size = geometry.n, geometry.size
-    at = _positions(n, size)
-    inverse = _deblur(n, geometry)
-    workers = thread_count(threads)
-    x = np.zeros((n, n, size), np.float32)
+    at = xp.asarray(_positions(n, size))
+    inverse = xp.asarray(_deblur(n, geometry))
+    x = xp.zeros((n, n, size), np.float32)
     x[:, :, at] = volume * (inverse[:, None, None] * inverse[None, :, None]) * inverse
-    y = np.zeros((n, size, size // 2 + 1), np.complex64)
-    y[:, at] = scipy.fft.rfft(x, axis=2, workers=workers)
-    y = scipy.fft.fft(y, axis=1, workers=workers, overwrite_x=True)
-    z = np.zeros((size, size, size // 2 + 1), np.complex64)
-    z[at] = y
-    return unfold(scipy.fft.fft(z, axis=0, workers=workers, overwrite_x=True), geometry)
+    with fourier(volume, thread_count(threads)) as fft:
+        y = xp.zeros((n, size, size // 2 + 1), np.complex64)
+        y[:, at] = fft.rfft(x, axis=2)
+        y = fft.fft(y, axis=1, overwrite_x=True)
+        z = xp.zeros((size, size, size // 2 + 1), np.complex64)
+        z[at] = y
+        return unfold(fft.fft(z, axis=0, overwrite_x=True), geometry)
 
 
-def halve_origin(values: Float32) -> None:
+def halve_origin(values: Array) -> None:
     """Weight the zero frequency by 1/2: it is its own conjugate mirror, which is added later."""
     h = values.shape[2] - 1
     values[:, h, 0] *= np.float32(0.5)
 
 
 def project(
-    volume: Float32, views: Views, radial: Radial, *, box: int, accuracy: str = "default", threads: int = 0
+    volume: Array, views: Views, radial: Radial, *, box: int, accuracy: str = "default", threads: int = 0
 ) -> Float32:
     """H: images of a volume.
 
@@ -202,13 +223,14 @@ def project(
 
     Returns
     -------
-    (P, box, box) float32
+    (P, box, box) float32, where the volume is
     """
+    xp = namespace(volume)
     n = volume.shape[0]
     geometry = HalfGrid(n, window(accuracy))
-    grid = volume_to_grid(np.asarray(volume, np.float32), geometry, threads)
+    grid = volume_to_grid(xp.asarray(volume, np.float32), geometry, threads)
     h = half_width(n)
-    values = np.zeros((len(views), 2 * h + 1, h + 1, 2), np.float32)
+    values = xp.zeros((len(views), 2 * h + 1, h + 1, 2), np.float32)
     geometry.extract(grid, values, grid_rows(views, geometry.size, n), lattice_radius2(views, n), threads)
     centre = (box // 2) * n / box
     modulate_views(values, views, radial.forward, radial.energy, n, centre, FORWARD, threads)
@@ -216,7 +238,7 @@ def project(
 
 
 def backproject(
-    images: Float32, views: Views, radial: Radial, n: int, *, accuracy: str = "default", threads: int = 0
+    images: Array, views: Views, radial: Radial, n: int, *, accuracy: str = "default", threads: int = 0
 ) -> Float32:
     """Hᵀ: the exact adjoint of :func:`project` (times the noise weight, if ``radial`` carries one).
 
@@ -228,16 +250,16 @@ def backproject(
 
     Returns
     -------
-    (n, n, n) float32
+    (n, n, n) float32, where the images are
     """
     geometry = HalfGrid(n, window(accuracy))
-    grid = np.zeros(geometry.shape)
+    grid = namespace(images).zeros(geometry.shape)
     insert_images(grid, geometry, images, views, radial, threads=threads)
     return grid_to_volume(grid, geometry, threads)
 
 
 def insert_images(
-    grid: NDArray[np.float64], geometry: HalfGrid, images: Float32, views: Views, radial: Radial,
+    grid: Array, geometry: HalfGrid, images: Array, views: Views, radial: Radial,
     rotations: NDArray[np.float64] | None = None, threads: int = 0,
 ) -> float:  # fmt: skip
     """Add Hᵀ W b of P images to a grid; returns their energy bᵀ W b.

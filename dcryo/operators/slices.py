@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcryo.arrays import Array, on_device
 from dcryo.operators import taps
 from dcryo.operators.compiled import compile_kernel, for_each
-from dcryo.operators.window import TABLE_ROWS, Window
+from dcryo.operators.window import Window
 
 TILE = 32
 """Edge of a tile in grid cells: 32^3 complex64 with margins is 0.4 MB, the size of a second-level cache."""
@@ -29,7 +30,6 @@ TILE = 32
 def _tile_kernel(width: int, insert: bool) -> Any:
     """Kernel that spreads (insert) or gathers (not insert) all samples of one tile."""
     half = np.float32(width / 2)
-    rows = np.float32(TABLE_ROWS)
 
     @compile_kernel("i8(f4[::1], f4[:,:,:,::1], f4[:,:,::1], f4[::1], f4[:,:,::1], i8, i8, i8)")
     def kernel(
@@ -114,17 +114,13 @@ def _tile_kernel(width: int, insert: bool) -> Any:
                         if ux < 0 or (ux == 0 and side == 1):
                             continue
                         tx, ty, tz = ux - half, uy - half, uz - half
-                        jx, jy, jz = np.int32(math.ceil(tx)), np.int32(math.ceil(ty)), np.int32(math.ceil(tz))
+                        jx, jy, jz = taps.first_point(tx), taps.first_point(ty), taps.first_point(tz)
                         bx, by, bz = jx - lx, jy - ly, jz - lz
                         if bx < 0 or bx >= TILE or by < 0 or by >= TILE or bz < 0 or bz >= TILE:
                             continue
-                        fx = (np.float32(jx) - tx) * rows
-                        fy = (np.float32(jy) - ty) * rows
-                        fz = (np.float32(jz) - tz) * rows
-                        kx, ky, kz = np.int32(fx), np.int32(fy), np.int32(fz)
-                        fx -= np.float32(kx)
-                        fy -= np.float32(ky)
-                        fz -= np.float32(kz)
+                        kx, fx = taps.table_row(jx, tx)
+                        ky, fy = taps.table_row(jy, ty)
+                        kz, fz = taps.table_row(jz, tz)
                         o = bz * sz + by * sy + 2 * bx
                         if width == 4:
                             x4 = taps.taps4(table, kx, fx)
@@ -136,14 +132,7 @@ def _tile_kernel(width: int, insert: bool) -> Any:
                                     for y in range(4):
                                         taps.add_row4(buffer, o + z * sz + y * sy, z4[z] * y4[y], v4)
                             else:
-                                re = np.float32(0)
-                                im = np.float32(0)
-                                for z in range(4):
-                                    for y in range(4):
-                                        c = z4[z] * y4[y]
-                                        d = taps.dot_row4(buffer, o + z * sz + y * sy, x4)
-                                        re += c * d[0]
-                                        im += c * d[1]
+                                re, im = taps.gather4(buffer, o, sy, sz, x4, y4, z4)
                                 values[p, b + h, a, 0] = re
                                 values[p, b + h, a, 1] = sign * im
                         else:
@@ -156,14 +145,7 @@ def _tile_kernel(width: int, insert: bool) -> Any:
                                     for y in range(6):
                                         taps.add_row6(buffer, o + z * sz + y * sy, z6[z] * y6[y], v6)
                             else:
-                                re = np.float32(0)
-                                im = np.float32(0)
-                                for z in range(6):
-                                    for y in range(6):
-                                        c = z6[z] * y6[y]
-                                        d = taps.dot_row6(buffer, o + z * sz + y * sy, x6)
-                                        re += c * d[0]
-                                        im += c * d[1]
+                                re, im = taps.gather6(buffer, o, sy, sz, x6, y6, z6)
                                 values[p, b + h, a, 0] = re
                                 values[p, b + h, a, 1] = sign * im
                         count += 1
@@ -204,8 +186,8 @@ class HalfGrid:
         """Grid for a box of ``n`` voxels."""
         self.n = n
         self.window = window
-        self.size = window.grid_size(n)
         self.pad = window.width // 2 + 1
+        self.size = max(window.grid_size(n), 2 * self.pad)  # a margin mirrors what is inside
         side = self.size + 2 * self.pad
         self.shape = (side, side, 2 * (self.size // 2 + 1 + 2 * self.pad))
 
@@ -226,10 +208,15 @@ class HalfGrid:
                         colours[(iz % 2) * 4 + (iy % 2) * 2 + ix % 2].append(corner)
         return [colour for colour in colours if colour]
 
+    @property
+    def origin(self) -> tuple[int, int, int]:
+        """Where cell (z, y, x) = 0 is in a grid array, x in interleaved units."""
+        return self.size // 2 + self.pad, self.size // 2 + self.pad, 2 * self.pad
+
     def _place(self, corner: tuple[int, int, int]) -> tuple[int, int, int]:
         lx, ly, lz = corner
-        offset = self.size // 2 + self.pad
-        return lz + offset, ly + offset, 2 * (lx + self.pad)
+        z, y, x = self.origin
+        return lz + z, ly + y, 2 * lx + x
 
     def _empty_tile(self) -> NDArray[np.float32]:
         edge = TILE + self.window.width
@@ -237,8 +224,8 @@ class HalfGrid:
 
     def insert(
         self,
-        grid: NDArray[np.float64],
-        values: NDArray[np.float32],
+        grid: Array,
+        values: Array,
         rows: NDArray[np.float32],
         radius2: NDArray[np.float32],
         threads: int = 0,
@@ -248,6 +235,11 @@ class HalfGrid:
         ``values`` (P, 2h+1, h+1, 2); ``rows`` (P, 2, 3) the grid step, in cells, of one lattice step along a
         and b; ``radius2`` (P,) the squared lattice radius below which samples count.
         """
+        if on_device(values):
+            from dcryo.operators import cuda
+
+            cuda.insert(grid, values, rows, radius2, self.window, self.origin)
+            return
         kernel = _tile_kernel(self.window.width, True)
         table = self.window.table
 
@@ -262,13 +254,18 @@ class HalfGrid:
 
     def extract(
         self,
-        grid: NDArray[np.float32],
-        values: NDArray[np.float32],
+        grid: Array,
+        values: Array,
         rows: NDArray[np.float32],
         radius2: NDArray[np.float32],
         threads: int = 0,
     ) -> None:
         """Fill ``values`` with P slices of ``grid`` (float32, ``shape``): the exact transpose of insert."""
+        if on_device(values):
+            from dcryo.operators import cuda
+
+            cuda.extract(grid, values, rows, radius2, self.window, self.origin)
+            return
         kernel = _tile_kernel(self.window.width, False)
         table = self.window.table
 

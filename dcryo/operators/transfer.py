@@ -2,8 +2,11 @@
 
 A particle is described by 19 coefficients (:func:`dcryo.imaging.ctf.transfer_coefficients`) that are
 polynomial in the plane frequency v (rad per voxel).  Along a straight line of samples they become
-univariate polynomials, which is how both kernels below evaluate them: the phase in float64, because it
-reaches hundreds of radians, the rest in float32.
+univariate polynomials, which is how all kernels evaluate them: the phase in float64, because it reaches
+hundreds of radians, the rest in float32.
+
+The functions of one sample are the single source of truth: the kernel below, the one of
+:mod:`dcryo.operators.kernel` and those of :mod:`dcryo.operators.cuda` inline them.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ inline = njit(inline="always", fastmath=True)
 def sine(x: Any) -> Any:
     """Sine of a float64 phase: range reduction in float64, a polynomial in float32 (error below 2e-6)."""
     turns = x * _PER_PI
-    whole = np.rint(turns)
+    whole = np.int32(turns + math.copysign(0.5, turns))  # np.rint is not to be had on a GPU
     t = np.float32(turns - whole)
     u = t * t
     s = t * (
@@ -48,7 +51,7 @@ def sine(x: Any) -> Any:
             )
         )
     )
-    return -s if np.int64(whole) & 1 else s
+    return -s if whole & np.int32(1) else s
 
 
 @inline
@@ -87,11 +90,100 @@ def line_quadratic(c11: Any, c12: Any, c22: Any, p1: Any, p2: Any, d1: Any, d2: 
 
 
 @inline
+def quartic(q: Any, a: Any) -> Any:
+    """Value at sample ``a`` of a line of a polynomial of :func:`line_phase`."""
+    return q[0] + a * (q[1] + a * (q[2] + a * (q[3] + a * q[4])))
+
+
+@inline
+def quadratic(s: Any, a: Any) -> Any:
+    """Value at sample ``a`` of a line of a polynomial of :func:`line_quadratic`."""
+    return s[0] + a * (s[1] + a * s[2])
+
+
+@inline
 def lookup(table: Any, s: Any) -> Any:
     """Linear interpolation of a radial table at |v|^2 = s < pi^2."""
     x = np.float32(s * _LUT_STEP)
     k = np.int32(x)
     return table[k] + (x - np.float32(k)) * (table[k + 1] - table[k])
+
+
+@inline
+def has_envelope(c: Any) -> Any:
+    """Whether the amplitude falls with frequency."""
+    return c[16] != 0 or c[17] != 0 or c[18] != 0
+
+
+@inline
+def has_cubic(c: Any) -> Any:
+    """Whether there are aberrations of odd order."""
+    return c[12] != 0 or c[13] != 0 or c[14] != 0 or c[15] != 0
+
+
+@inline
+def lattice_line(d: Any, step: Any, b: Any) -> Any:
+    """Volume frequency v of the first sample of row ``b`` of a lattice, and its steps: (p1, p2, d1, d2)."""
+    return d[0, 1] * step * b, d[1, 1] * step * b, d[0, 0] * step, d[1, 0] * step
+
+
+@inline
+def shift_phase(c: Any, v1: Any, v2: Any, centre: Any, sign: Any) -> Any:
+    """Phase of the shift and of the image's centre, which is linear in v."""
+    return sign * (c[10] * v1 + c[11] * v2 - centre)
+
+
+@inline
+def factor(
+    amplitude: Any, odd: Any, gain: Any, treatment: Any, direction: Any, envelope: Any, cubic: Any,
+    line: Any, q: Any, e: Any, a: Any, basis: Any, re: Any, im: Any,
+) -> Any:  # fmt: skip
+    """What sample ``a`` of a line is multiplied with, as (re, im) in float32.
+
+    ``line`` from :func:`lattice_line`, ``q`` and ``e`` the polynomials of phase and envelope along it;
+    ``basis`` the value of the radial table; (re, im) the factor of the shift.
+    """
+    t = np.float32(amplitude) * sine(quartic(q, a))
+    if envelope:
+        t *= np.float32(math.exp(quadratic(e, a)))
+    if treatment == 1:
+        t = abs(t)
+    elif treatment == 2:
+        t = np.float32(gain) if direction == 0 else t * t / np.float32(gain)
+    t *= basis
+    o_re = re
+    o_im = im
+    if cubic:
+        v1 = line[0] + a * line[2]
+        v2 = line[1] + a * line[3]
+        phase = v1 * v1 * (odd[0] * v1 + odd[1] * v2) + v2 * v2 * (odd[2] * v1 + odd[3] * v2)
+        if direction == 0:
+            phase = -phase
+        k_re = math.cos(phase)
+        k_im = math.sin(phase)
+        o_re = re * k_re - im * k_im
+        o_im = re * k_im + im * k_re
+    return t * np.float32(o_re), t * np.float32(o_im)
+
+
+@inline
+def sample_energy(re: Any, im: Any, weight: Any, a: Any, b: Any) -> Any:
+    """Share of a half-plane sample in the energy of the whole plane."""
+    double = 1.0 if (a == 0 and b == 0) else 2.0
+    return double * (re * re + im * im) * weight
+
+
+@inline
+def squared(q: Any, a: Any, weight: Any, basis: Any) -> Any:
+    """Squared sine of the phase at sample ``a`` of a line, times weight and basis."""
+    t = sine(quartic(q, a))
+    return weight * t * t * basis
+
+
+@inline
+def squared_envelope(e: Any, a: Any) -> Any:
+    """The squared envelope at sample ``a`` of a line."""
+    return np.float32(math.exp(2 * quadratic(e, a)))
 
 
 @compile_kernel(
@@ -124,63 +216,42 @@ def modulate(
     Returns sum |value|^2 weight over the whole plane, before multiplication (the data's energy times n^2).
     """
     h = values.shape[2] - 1
+    sign = 1.0 if direction == 1 else -1.0
     energy = 0.0
     for p in range(values.shape[0]):
         c = coefficients[p]
         d = distortion[p]
-        g = group[p]
-        done = treatment[p]
-        limit = limit2[p]
-        cubic = c[12] != 0 or c[13] != 0 or c[14] != 0 or c[15] != 0
-        envelope = c[16] != 0 or c[17] != 0 or c[18] != 0
-        d1 = d[0, 0] * step
-        d2 = d[1, 0] * step
-        sign = 1.0 if direction == 1 else -1.0
-        turn = sign * (c[10] * d1 + c[11] * d2 - offset * step)
+        basis = radial[group[p]]
+        noise = weight[group[p]]
+        cubic = has_cubic(c)
+        envelope = has_envelope(c)
+        odd = c[12], c[13], c[14], c[15]
+        _, _, d1, d2 = lattice_line(d, step, 0)
+        turn = shift_phase(c, d1, d2, offset * step, sign)
         turn_re = math.cos(turn)
         turn_im = math.sin(turn)
         for b in range(-h, h + 1):
-            p1 = d[0, 1] * step * b
-            p2 = d[1, 1] * step * b
-            q0, q1, q2, q3, q4 = line_phase(c, p1, p2, d1, d2)
-            s0, s1, s2 = line_quadratic(1.0, 0.0, 1.0, p1, p2, d1, d2)
-            e0, e1, e2 = line_quadratic(c[16], c[17], c[18], p1, p2, d1, d2)
-            start = sign * (c[10] * p1 + c[11] * p2 - offset * step * b)
+            line = lattice_line(d, step, b)
+            q = line_phase(c, line[0], line[1], line[2], line[3])
+            s2 = line_quadratic(1.0, 0.0, 1.0, line[0], line[1], line[2], line[3])
+            e = line_quadratic(c[16], c[17], c[18], line[0], line[1], line[2], line[3])
+            start = shift_phase(c, line[0], line[1], offset * step * b, sign)
             re = math.cos(start)
             im = math.sin(start)
             for a in range(h + 1):
-                s = s0 + a * (s1 + a * s2)
-                if s >= limit or (a == 0 and b < 0):
+                s = quadratic(s2, a)
+                if s >= limit2[p] or (a == 0 and b < 0):
                     values[p, b + h, a, 0] = 0
                     values[p, b + h, a, 1] = 0
                 else:
                     v_re = values[p, b + h, a, 0]
                     v_im = values[p, b + h, a, 1]
                     if direction == 0:
-                        double = 1.0 if (a == 0 and b == 0) else 2.0
-                        energy += double * (v_re * v_re + v_im * v_im) * lookup(weight[g], s)
-                    t = np.float32(c[0]) * sine(q0 + a * (q1 + a * (q2 + a * (q3 + a * q4))))
-                    if envelope:
-                        t *= np.float32(math.exp(e0 + a * (e1 + a * e2)))
-                    if done == 1:
-                        t = abs(t)
-                    elif done == 2:
-                        t = np.float32(gain[p]) if direction == 0 else t * t / np.float32(gain[p])
-                    t *= lookup(radial[g], s)
-                    o_re = re
-                    o_im = im
-                    if cubic:
-                        v1 = p1 + a * d1
-                        v2 = p2 + a * d2
-                        odd = sign * (
-                            v1 * v1 * (c[12] * v1 + c[13] * v2) + v2 * v2 * (c[14] * v1 + c[15] * v2)
-                        )
-                        k_re = math.cos(odd)
-                        k_im = math.sin(odd)
-                        o_re = re * k_re - im * k_im
-                        o_im = re * k_im + im * k_re
-                    f_re = t * np.float32(o_re)
-                    f_im = t * np.float32(o_im)
+                        energy += sample_energy(v_re, v_im, lookup(noise, s), a, b)
+                    f_re, f_im = factor(
+                        c[0], odd, gain[p], treatment[p], direction, envelope, cubic, line, q, e, a,
+                        lookup(basis, s), re, im,
+                    )  # fmt: skip
                     values[p, b + h, a, 0] = v_re * f_re - v_im * f_im
                     values[p, b + h, a, 1] = v_re * f_im + v_im * f_re
                 rotated = re * turn_re - im * turn_im

@@ -73,6 +73,7 @@ def make_views(particles: Particles, pixel_size: float, scale: float = 1.0) -> V
     limits = np.array(
         [min(math.pi, math.pi * float(np.linalg.svd(d, compute_uv=False)[-1])) ** 2 for d in distortions]
     )
+    limits *= 1 - 1e-12  # what is right on the band limit is out, whatever the rounding
     coefficients[:, 0] *= gain[group]
     return Views(
         rotation=quaternion_to_matrix(particles.rotation),

@@ -7,6 +7,7 @@ the extrapolated point, and the objective costs nothing.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,9 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dcryo.operators.compiled import blocks, for_each
+from dcryo.arrays import on_device
+from dcryo.operators.compiled import blocks, for_each, slabs
 from dcryo.operators.gradient import PLANES
-from dcryo.solvers.stopping import Progress, Rule
+from dcryo.solvers.driver import Result, drive
+from dcryo.solvers.stopping import Rule
 
 Array = NDArray[np.floating[Any]]
 
@@ -59,18 +62,10 @@ class State:
     change: float = math.inf
 
 
-@dataclass(frozen=True)
-class Result:
-    """Solution, the objective before every iteration, and why the solver stopped."""
-
-    x: Array
-    history: list[float]
-    reason: str
-    state: State
-
-
 def inner(a: Array, b: Array, threads: int = 0) -> float:
     """Inner product in float64, plane by plane: unlike BLAS, the same bits for any number of threads."""
+    if on_device(a):
+        return float(np.multiply(a, b, dtype=np.float64).sum())
     parts = np.zeros(len(a))
 
     def work(part: slice) -> None:
@@ -103,7 +98,7 @@ def step(problem: Quadratic, prior: Prior, state: State) -> State:
         ahead[part] *= beta
         ahead[part] += state.x[part]
 
-    each = blocks(len(ahead), PLANES)
+    each = slabs(ahead, PLANES)
     for_each(extrapolate, each, problem.threads)
     product_ahead = problem.apply(ahead) if state.objectives else state.product
     product = np.empty_like(ahead)
@@ -144,7 +139,7 @@ def step(problem: Quadratic, prior: Prior, state: State) -> State:
         part = each[item]
         moved = x[part] - state.x[part]
         pairs = ((ahead[part] - x[part], moved), (moved, moved), (x[part], x[part]))
-        sums[:, item] = [(a * b).sum(dtype=np.float64) for a, b in pairs]
+        sums[:, item] = [float((a * b).sum(dtype=np.float64)) for a, b in pairs]
 
     for_each(compare, range(len(each)), problem.threads)
     uphill, moved2, norm2 = (math.fsum(row) for row in sums)
@@ -160,17 +155,11 @@ def solve(
     stop: Rule,
     start: Array | None = None,
     watch: Callable[[State], None] | None = None,
-) -> Result:
+) -> Result[State]:
     """Minimise until ``stop`` says so; ``watch`` is called after every iteration."""
-    state = init(problem, start)
-    while True:
-        state = step(problem, prior, state)
-        if watch is not None:
-            watch(state)
-        # priors vanish at zero, so there the objective is the constant
-        reason = stop.check(Progress(state.objectives, problem.constant, state.change))
-        if reason is not None:
-            return Result(state.x, state.objectives, reason, state)
+    # priors vanish at zero, so there the objective is the constant
+    advance = functools.partial(step, problem, prior)
+    return drive(advance, init(problem, start), problem.constant, stop, watch)
 
 
 def largest_eigenvalue(

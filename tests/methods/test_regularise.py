@@ -11,10 +11,12 @@ import oracle
 import pytest
 from equations import accumulate, lags
 
-from dcryo.methods.regularise import MapProblem, solve_linear, solve_tv, surroundings
+from dcryo.methods.linear_map import solve_linear, surroundings
+from dcryo.methods.regularise import MapProblem, solve_map
+from dcryo.operators.gradient import Gradient
 from dcryo.operators.normal import NormalEquations
 from dcryo.solvers.fista import solve
-from dcryo.solvers.prox import TotalVariation
+from dcryo.solvers.prox import AnalysisPrior
 from dcryo.solvers.stopping import iterations
 
 COUNT = 20
@@ -77,8 +79,8 @@ def test_optimum_agrees_with_a_convex_solver(n: int, nonnegative: bool, baseline
     least, c = cone_programme(normal, rhs, soft, penalty, nonnegative, baseline)
 
     # nearly exact proxes: how fast inexact ones get there is another question
-    prior = TotalVariation(0.0, steps=30, threads=1)
-    solution = solve_tv(problem, weight, nonnegative, iterations(1000), prior=prior)
+    prior = AnalysisPrior(Gradient(threads=1), 0.0, steps=30)
+    solution = solve_map(problem, weight, nonnegative, iterations(1000), prior=prior)
     # float32 numbers in the solver: some 1e-6 of the energy; the last iterations gain less than that
     assert solution.history[-1] == pytest.approx(least + energy / 2, abs=-2e-5 * least)
     found = solution.coefficients.ravel().astype(np.float64)
@@ -101,7 +103,7 @@ def test_nonnegativity_costs_something(n: int) -> None:
     penalty = 0.02 * math.sqrt(normal.trace() / n**3)
     least, c = cone_programme(normal, rhs, soft, penalty, True, 0.0)
     free, _ = cone_programme(normal, rhs, soft, penalty, False, 0.0)
-    prior = TotalVariation(0.02 * problem.noise, True, steps=10, threads=1)
+    prior = AnalysisPrior(Gradient(threads=1), 0.02 * problem.noise, True, steps=10)
     result = solve(problem.quadratic(), prior, iterations(2000))
     assert least - free > -5e-4 * least
     assert result.x.min() == 0
@@ -228,8 +230,8 @@ def test_weight_is_a_pure_number() -> None:
     eq = problem.equations
     # b -> 3 b with the noise 3 times as strong: rhs / 3, spectrum / 9
     scaled = NormalEquations(eq.rhs / 3, eq.spectrum / 9, eq.energy, eq.count)
-    one = solve_tv(problem, 0.5, True, iterations(60))
-    other = solve_tv(MapProblem(scaled, threads=1), 0.5, True, iterations(60))
+    one = solve_map(problem, 0.5, True, iterations(60))
+    other = solve_map(MapProblem(scaled, threads=1), 0.5, True, iterations(60))
     difference = np.linalg.norm(other.coefficients / 3 - one.coefficients)
     assert difference < 1e-3 * np.linalg.norm(one.coefficients)
 
@@ -264,9 +266,9 @@ def test_radius_is_kept_inside_the_box() -> None:
 
 def test_warm_start_needs_fewer_iterations() -> None:
     problem, _, _, _ = setting(8)
-    prior = TotalVariation(0.0, threads=1)
-    first = solve_tv(problem, 0.5, True, iterations(800), prior=prior)
-    again = solve_tv(problem, 0.5, True, iterations(1), first, prior)
+    prior = AnalysisPrior(Gradient(threads=1), 0.0)
+    first = solve_map(problem, 0.5, True, iterations(800), prior=prior)
+    again = solve_map(problem, 0.5, True, iterations(1), first, prior)
     assert again.history[0] == pytest.approx(first.history[-1], rel=1e-5)
     assert again.history[0] < first.history[5]
 
@@ -276,7 +278,7 @@ def test_few_dual_steps_lead_to_the_same_optimum() -> None:
     problem, _, _, _ = setting(8)
     objective = []
     for steps in (2, 50):
-        prior = TotalVariation(0.5 * problem.noise, True, steps=steps, threads=1)
+        prior = AnalysisPrior(Gradient(threads=1), 0.5 * problem.noise, True, steps=steps)
         objective.append(solve(problem.quadratic(), prior, iterations(1500)).history[-1])
     fall = problem.equations.energy / 2 - objective[1]
     # slowly: the duals of a prox that has them settle in a few iterations follow over hundreds of these

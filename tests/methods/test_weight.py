@@ -10,7 +10,7 @@ import oracle
 import pytest
 from equations import accumulate
 
-from dcryo.methods.regularise import MapProblem, solve_tv
+from dcryo.methods.regularise import MapProblem, solve_map
 from dcryo.methods.weight import FIRST_WEIGHT, OCTAVES, SEARCH_LIMIT, SEARCH_TOLERANCE, choose_weight
 from dcryo.solvers.stopping import iterations, objective_change
 
@@ -34,7 +34,7 @@ def halves(signal: float) -> tuple[MapProblem, MapProblem]:
 
 def misfit(one: MapProblem, two: MapProblem, weight: float, nonnegative: bool) -> float:
     """Misfit of converged half maps on each other's data, from a cold start."""
-    maps = [solve_tv(p, weight, nonnegative, iterations(300)).coefficients for p in (one, two)]
+    maps = [solve_map(p, weight, nonnegative, iterations(300)).coefficients for p in (one, two)]
     return two.misfit(maps[0]) + one.misfit(maps[1])
 
 
@@ -111,5 +111,5 @@ def test_search_stops_its_solves_early(tolerance: float) -> None:
     one, two = halves(2.0)
     choice = choose_weight(one, two, 1000, tolerance, weight=0.3, nonnegative=True)
     rule = iterations(SEARCH_LIMIT) | objective_change(SEARCH_TOLERANCE * tolerance)
-    expected = solve_tv(one, 0.3, True, rule)
+    expected = solve_map(one, 0.3, True, rule)
     np.testing.assert_array_equal(choice.first.coefficients, expected.coefficients)

@@ -8,7 +8,7 @@ import numba
 import numpy as np
 import pytest
 
-from dcryo.operators.compiled import compile_kernel, for_each, thread_count
+from dcryo.operators.compiled import compile_kernel, for_each, slabs, thread_count
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2, 5])
@@ -22,10 +22,22 @@ def test_every_item_is_worked_on_once(threads: int) -> None:
     assert (seen == 1).all()
 
 
-def test_one_thread_is_the_callers_own() -> None:
+@pytest.mark.parametrize(("items", "threads"), [(3, 1), (1, 3)])
+def test_one_thread_or_one_item_is_the_callers_own(items: int, threads: int) -> None:
     names = set()
-    for_each(lambda _: names.add(threading.current_thread().name), range(3), 1)
+    for_each(lambda _: names.add(threading.current_thread().name), range(items), threads)
     assert names == {threading.current_thread().name}
+
+
+def test_slabs_of_a_volume_and_of_one_on_a_gpu() -> None:
+    class FromCupy:
+        __module__ = "cupy"
+
+        def __len__(self) -> int:
+            return 20
+
+    assert slabs(np.zeros((20, 2)), 8) == [slice(0, 8), slice(8, 16), slice(16, 20)]
+    assert slabs(FromCupy(), 8) == [slice(0, 20)]
 
 
 @pytest.mark.parametrize("threads", [1, 3])

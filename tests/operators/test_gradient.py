@@ -6,7 +6,7 @@ import numpy as np
 import oracle
 import pytest
 
-from dcryo.operators.gradient import NORM2, dual_sweep, primal_sweep, total_variation
+from dcryo.operators.gradient import NORM2, Gradient, dual_sweep, primal_sweep, total_variation
 
 SHAPES = [(5, 5, 5), (6, 6, 6), (17, 4, 3)]  # the last one has several slabs
 
@@ -21,13 +21,20 @@ def transpose(p: np.ndarray) -> np.ndarray:
     return np.sum([np.roll(p[axis], 1, axis) - p[axis] for axis in range(3)], axis=0)
 
 
+def length(p: np.ndarray, isotropic: bool) -> np.ndarray:
+    """Of every voxel's vector: Euclidean, or the sum of the moduli."""
+    return np.sqrt((p**2).sum(axis=0)) if isotropic else np.abs(p).sum(axis=0)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-def test_total_variation(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("isotropic", [True, False])
+def test_total_variation(shape: tuple[int, ...], isotropic: bool) -> None:
     x = oracle.noise(shape, 1)
-    expected = np.sqrt((gradient(x.astype(np.float64)) ** 2).sum(axis=0)).sum()
+    expected = length(gradient(x.astype(np.float64)), isotropic).sum()
     # each row is summed in float32
-    assert total_variation(x, 1) == pytest.approx(float(expected), rel=1e-6)
-    assert total_variation(np.full(shape, 3.0, np.float32), 1) == 0
+    assert total_variation(x, 1, isotropic) == pytest.approx(float(expected), rel=1e-6)
+    assert Gradient(isotropic, 1).value(x) == total_variation(x, 1, isotropic)
+    assert total_variation(np.full(shape, 3.0, np.float32), 1, isotropic) == 0
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -43,12 +50,13 @@ def test_primal_sweep(shape: tuple[int, ...], nonnegative: bool) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_dual_sweep(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("isotropic", [True, False])
+def test_dual_sweep(shape: tuple[int, ...], isotropic: bool) -> None:
     x, ahead, dual = oracle.noise(shape, 4), oracle.noise((3, *shape), 5), oracle.noise((3, *shape), 6)
     point = ahead + 0.3 * gradient(x.astype(np.float64))
-    new = point / np.maximum(1, np.sqrt((point**2).sum(axis=0)))
+    new = point / np.maximum(1, length(point, True)) if isotropic else np.clip(point, -1, 1)
     expected_ahead = new + 0.6 * (new - dual)
-    dual_sweep(x, ahead, dual, 0.3, 0.6, 1)
+    dual_sweep(x, ahead, dual, 0.3, 0.6, 1, isotropic)
     np.testing.assert_allclose(dual, new, atol=2e-6)
     np.testing.assert_allclose(ahead, expected_ahead, atol=5e-6)
 
@@ -77,15 +85,25 @@ def test_norm_is_the_largest_eigenvalue() -> None:
         assert np.sum(gradient(x) ** 2) <= NORM2 * np.sum(x**2)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_eigenvalues_are_those_of_the_laplacian(shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(1).standard_normal(shape)
+    expected = transpose(gradient(x))
+    found = np.fft.irfftn(np.fft.rfftn(x) * Gradient().eigenvalues(shape), s=shape, axes=(0, 1, 2))
+    np.testing.assert_allclose(found, expected, atol=1e-5)  # eigenvalues of up to 12 in float32
+
+
 @pytest.mark.parametrize("threads", [2, 4])
-def test_threads_do_not_change_a_bit(threads: int) -> None:
+@pytest.mark.parametrize("isotropic", [True, False])
+def test_threads_do_not_change_a_bit(threads: int, isotropic: bool) -> None:
     shape = (19, 7, 5)
     z, given = oracle.noise(shape, 9), oracle.noise((3, *shape), 10)
     results = []
     for count in (1, threads):
         out, ahead, dual = np.empty_like(z), given.copy(), given[::-1].copy()
-        primal_sweep(z, given, out, 0.4, True, count)
-        dual_sweep(z, ahead, dual, 0.4, 0.3, count)
-        results.append((out, ahead, dual, total_variation(z, count)))
+        operator = Gradient(isotropic, count)
+        operator.primal_sweep(z, given, out, 0.4, True)
+        operator.dual_sweep(z, ahead, dual, 0.4, 0.3)
+        results.append((out, ahead, dual, operator.value(z)))
     for one, many in zip(*results, strict=True):
         np.testing.assert_array_equal(one, many)

@@ -100,3 +100,19 @@ def test_modulation_is_the_transfer_function(direction: int, treatment: str) -> 
     )
     # sine and float32 phases err by some 1e-6; values are of order 1
     assert np.abs(found - np.where(used, expected, 0)).max() < 1e-5
+
+
+def test_a_sample_on_the_band_limit_is_out_however_it_is_rounded() -> None:
+    """Pixels of 0.8 voxels: the voxels' Nyquist frequency is at 0.4 n, a point of the lattice for n = 5 k."""
+    chosen = Optics(pixel_size=0.8, ctf=False)
+    views = make_views(oracle.example(1, 5, chosen), 1.0)
+    one = np.ones((1, LUT_SIZE + 2), np.float32)
+    for n in range(10, 200, 10):
+        h, edge = n // 2 - 1, 2 * n // 5
+        values = np.ones((1, 2 * h + 1, h + 1, 2), np.float32)
+        modulate_views(values, views, one, one, n, 0.0, FORWARD)
+        used = np.abs(values[0]).max(axis=-1) > 0
+        assert not used[h, edge]
+        assert not used[h + edge, 0]
+        assert used[h, edge - 1]
+        assert used[h + edge - 1, 0]

@@ -29,7 +29,9 @@ def test_each_particle_has_what_its_group_says() -> None:
     np.testing.assert_array_equal(views.treatment, [NORMAL, PHASE_FLIPPED, PREMULTIPLIED] * 2)
     np.testing.assert_array_equal(views.group, [0, 1, 2] * 2)
     # finer pixels see beyond the voxels' Nyquist frequency, coarser ones not up to it
-    np.testing.assert_allclose(np.sqrt(views.limit2[:3]), math.pi * np.array([1, 1, 2 / 3]), rtol=1e-14)
+    limits = math.pi * np.array([1, 1, 2 / 3])
+    np.testing.assert_allclose(np.sqrt(views.limit2[:3]), limits, rtol=1e-12)  # a little below
+    assert (np.sqrt(views.limit2[:3]) < limits).all()
     np.testing.assert_allclose(
         views.distortion[:3], [np.eye(2), np.diag([0.9, 1.0]) * 1.25, np.eye(2) * 2 / 3], rtol=1e-14
     )
