@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dcryo.io.datasets import open
     from dcryo.methods.export import export
     from dcryo.methods.ingest import IngestConfig, ingest
+    from dcryo.methods.postprocess import postprocess
+    from dcryo.methods.postprocess_config import PostprocessConfig
     from dcryo.methods.reconstruct import ReconstructConfig, reconstruct
     from dcryo.methods.simulate import SimulateConfig, simulate
 
@@ -27,6 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DaskExecutor",
     "IngestConfig",
+    "PostprocessConfig",
     "ReconstructConfig",
     "SimulateConfig",
     "__version__",
@@ -34,6 +37,7 @@ __all__ = [
     "ingest",
     "local_workers",
     "open",
+    "postprocess",
     "reconstruct",
     "simulate",
 ]
@@ -41,12 +45,14 @@ __all__ = [
 _HOME = {
     "DaskExecutor": "dcryo.dataflow.cluster",
     "IngestConfig": "dcryo.methods.ingest",
+    "PostprocessConfig": "dcryo.methods.postprocess_config",
     "ReconstructConfig": "dcryo.methods.reconstruct",
     "SimulateConfig": "dcryo.methods.simulate",
     "export": "dcryo.methods.export",
     "ingest": "dcryo.methods.ingest",
     "local_workers": "dcryo.dataflow.cluster",
     "open": "dcryo.io.datasets",
+    "postprocess": "dcryo.methods.postprocess",
     "reconstruct": "dcryo.methods.reconstruct",
     "simulate": "dcryo.methods.simulate",
 }

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from dcryo.cli.main import COMMANDS, command_parser, main
+from dcryo.figures import table_4_1
 from dcryo.io import cryosparc, star_optics
 from dcryo.io.particle_schema import COLUMN_LAYOUT
 from dcryo.methods import demo
@@ -111,11 +112,21 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         run("dcryo info RUN", "dcryo info r.zarr")
         run("dcryo check", "dcryo check p.zarr")
         run("dcryo check", "dcryo check r.zarr")
+        narrow = "--mask-lowpass 8 --mask-extend 1 --mask-edge 2"
+        run("dcryo postprocess", f"dcryo postprocess r.zarr post {narrow} --locres-radius 3 --locres-edge 6")
+        run("dcryo postprocess", f"dcryo postprocess r.zarr post2 {narrow} --bfactor 0 --no-directional")
         run("dcryo fsc", "dcryo fsc r.zarr p.zarr:truth")
         run("dcryo fsc", "dcryo fsc r.zarr p.zarr:truth --mask-radius 0.3")
         run("dcryo export", "dcryo export r.zarr map.mrc")
         run("dcryo report", "dcryo report r.zarr --output page.html")
         run("dcryo demo", "dcryo demo made")
+        small = table_4_1.Parameters(
+            box=16, views=12, counts=(6, 12), rounds=1, least_gain=0.0, latest_break_even=10**9
+        )
+        patch.setattr(table_4_1, "SMALL", small)
+        patch.setattr(table_4_1, "THESIS_BOX", 16)
+        run("dcryo figure", "dcryo figure table-4.1 figures")
+        run("dcryo figure --list", "dcryo figure --list")
         return dict(capture)
 
 
@@ -124,6 +135,7 @@ SECTIONS = (
     "dcryo info PARTICLES",
     "dcryo info RUN",
     f"{RESULT} --dry-run",
+    "dcryo figure --list",
 )
 
 
@@ -206,6 +218,20 @@ def test_examples_of_the_stores_page(tmp_path: Path, monkeypatch: pytest.MonkeyP
         exec(compile(example, "stores.md", "exec"), names)
     assert names["image"].shape == (20, 16, 16)
     assert set(names["run"].children) == {"full", "half1", "half2", "linear", "linear1", "linear2", "tables"}
+
+
+def test_example_of_the_post_processing_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dcryo
+
+    monkeypatch.chdir(tmp_path)
+    dcryo.simulate("particles.zarr", SimulateConfig(box=16, particles=40, snr=5.0, pixel_size=5.0))
+    dcryo.reconstruct("particles.zarr", "run.zarr")
+    (example,) = blocks(page("postprocess.md"), "python")
+    names: dict[str, Any] = {}
+    exec(compile(example, "postprocess.md", "exec"), names)
+    assert names["done"].result["bfactor"] == -80
+    named = set(re.findall(r"`(postprocess[\w.]*)`", page("postprocess.md")))
+    assert {path.name for path in (tmp_path / "post").iterdir()} | {"postprocess.md"} >= named
 
 
 def test_arrays_of_a_particle_store() -> None:

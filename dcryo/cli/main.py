@@ -39,9 +39,11 @@ COMMANDS = {
     "info": "say what a store holds",
     "check": "verify every chunk and every value of a store",
     "reconstruct": "regularised map, half maps and FSC from a particle store",
+    "postprocess": "mask, sharpened map, local and directional resolution from half maps",
     "fsc": "compare two maps by Fourier shell correlation",
     "export": "write MRC, STAR and FSC files from a store",
     "report": "write the HTML page of a run",
+    "figure": "repeat an experiment of the thesis: numbers, picture, pass or fail",
 }
 """The commands and their one line of help; the module ``dcryo.cli.NAME`` is imported only when asked for."""
 

@@ -24,7 +24,7 @@ from dcryo.cli import console
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``dcryo reconstruct``; their defaults are those of the configuration."""
-    from dcryo.methods.reconstruct_config import PRIORS, ReconstructConfig
+    from dcryo.methods.reconstruct_config import PRIORS, SOLVERS, ReconstructConfig
 
     default = ReconstructConfig()
     parser.add_argument("particles", metavar="PARTICLES", help="particle store")
@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prior",
         choices=PRIORS,
         default=default.prior,
-        help="tv: total variation (default: %(default)s)",
+        help="total variation, isotropic or not; cycle-spun Haar wavelets; none: the linear map "
+        "(default: %(default)s)",
     )
     model.add_argument(
         "--weight", type=_weight, default=default.weight, metavar="W",
@@ -77,6 +78,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     solver.add_argument(
         "--accuracy", choices=("fast", "default", "accurate", "reference"), default=default.accuracy,
         help="of the slices; reference is a direct sum, for tiny boxes (default: %(default)s)",
+    )  # fmt: skip
+    solver.add_argument(
+        "--solver", choices=SOLVERS, default=default.solver,
+        help="accelerated proximal gradients, ADMM with inner (preconditioned) conjugate gradients, or "
+        "inner-loop-free ADMM; all minimise the same (default: %(default)s, the fastest)",
+    )  # fmt: skip
+    solver.add_argument(
+        "--rho", type=_weight, default=default.rho, metavar="RHO",
+        help="penalty of the ADMM solvers, in the data term's largest eigenvalue (default: %(default)s)",
     )  # fmt: skip
     solver.add_argument(
         "--iterations", type=int, default=default.iterations, metavar="N",

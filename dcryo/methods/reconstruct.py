@@ -244,7 +244,7 @@ def reconstruct(
         return out
     fresh = "plan" not in out.attributes
     _record_plan(out, chosen, progress)
-    fold = _fold(store, out, chosen, config, threads or capacity.threads)
+    fold = make_fold(store, out, chosen, config, threads or capacity.threads)
     if executor.alone:
         # elsewhere a task of an earlier attempt may still be writing
         Commits(fold.commits).sweep()
@@ -337,7 +337,10 @@ def _record_plan(out: RunStore, chosen: Plan, progress: Progress) -> None:
     )  # fmt: skip
 
 
-def _fold(store: ParticleStore, out: RunStore, chosen: Plan, config: ReconstructConfig, threads: int) -> Fold:
+def make_fold(
+    store: ParticleStore, out: RunStore, chosen: Plan, config: ReconstructConfig, threads: int
+) -> Fold:
+    """How the slices of a run are folded."""
     return Fold(
         particles=store.url,
         commits=join(out.scratch, f"sums-{chosen.digest}"),

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from benchmarks.problem import ONE_THREAD, make_equations
 
-from dcryo.methods.regularise import MapProblem, solve_linear
+from dcryo.methods.linear_map import solve_linear
+from dcryo.methods.regularise import MapProblem
+from dcryo.operators.gradient import Gradient
 from dcryo.solvers.fista import init, step
-from dcryo.solvers.prox import TotalVariation
+from dcryo.solvers.prox import AnalysisPrior
 
 pytestmark = pytest.mark.benchmark(timer=time.process_time)
 
@@ -25,8 +27,8 @@ def maps(request: pytest.FixtureRequest) -> MapProblem:
     return MapProblem(make_equations(request.param, VIEWS), ONE_THREAD)
 
 
-def tv(maps: MapProblem) -> TotalVariation:
-    return TotalVariation(maps.noise, nonnegative=True, threads=ONE_THREAD)
+def tv(maps: MapProblem) -> AnalysisPrior:
+    return AnalysisPrior(Gradient(threads=ONE_THREAD), maps.noise, nonnegative=True)
 
 
 def test_prox_of_total_variation(maps: MapProblem, record: Callable[..., Any]) -> None:

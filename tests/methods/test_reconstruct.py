@@ -497,7 +497,7 @@ def test_the_advised_scale_fits(store: ParticleStore, tmp_path: Path, divisor: f
     [
         ({"scale": 0.5}, r"--scale 0\.5 is not between 1 and 64"),
         ({"scale": math.nan}, "--scale nan"),
-        ({"prior": "tikhonov"}, "--prior 'tikhonov' is not known; choose one of tv, none"),
+        ({"prior": "tikhonov"}, "--prior 'tikhonov' is not known; choose one of tv, tv-aniso, haar, none"),
         ({"weight": "best"}, "--weight 'best' is neither auto nor a number >= 0"),
         ({"weight": -1.0}, "--weight -1.0"),
         ({"weight": math.inf}, "--weight inf"),

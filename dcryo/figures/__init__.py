@@ -1,0 +1,18 @@
+"""Experiments of the thesis as benchmarks: each gives one JSON, one picture, and lines that pass or fail.
+
+Only :data:`EXPERIMENTS` is here; the modules it names are imported when they are asked for.
+"""
+
+from __future__ import annotations
+
+EXPERIMENTS = {
+    "table-4.1": "table_4_1",
+    "figure-4.1": "figure_4_1",
+    "figure-4.2": "figure_4_2",
+    "figure-4.3": "figure_4_3",
+    "figure-4.16": "figure_4_16",
+}
+"""Name of each experiment, after its table or figure in the thesis, and its module in this package."""
+
+COVERED = {"figure-4.4": "figure-4.3", "figure-4.5": "figure-4.3"}
+"""Figures that another one's experiment makes as well."""
