@@ -119,10 +119,11 @@ FULL = Parameters(
 def run(setting: Setting) -> Outcome:
     """Average and reconstruct at every error of the angles, then at every number of classes."""
     p = FULL if setting.full else SMALL
-    robustness = _robustness(p, setting)
-    few = _few_classes(p, p.few_box, p.few_classes, setting)
+    views = make_views(p, p.box, setting)
+    more = views if p.few_box == p.box else make_views(p, p.few_box, setting)
+    robustness, few = _robustness(views), _few_classes(more, p.few_classes)
     # In a smaller box, that of (a), (b) finds the limits of coarse voxels; said, not checked.
-    smaller = _few_classes(p, p.box, p.few_classes[:1], setting) if p.box < p.few_box else None
+    smaller = _few_classes(views, p.few_classes[:1]) if p.box < p.few_box else None
     numbers: dict[str, Any] = {
         "parameters": asdict(p),
         "specimen": setting.atoms or f"phantom {PHANTOM}",
@@ -204,11 +205,11 @@ def make_views(p: Parameters, box: int, setting: Setting) -> Views:
     return Views(p, setting, store, truth)
 
 
-def _robustness(p: Parameters, setting: Setting) -> dict[str, Any]:
+def _robustness(views: Views) -> dict[str, Any]:
     """(a): every error of the angles at every scale."""
-    views = make_views(p, p.box, setting)
+    p, progress = views.p, views.setting.progress
     halves = views.averaged(p.half_widths_deg, [p.classes] * len(p.half_widths_deg))
-    setting.progress.start("maps of (a)", len(halves) * len(p.scales))
+    progress.start("maps of (a)", len(halves) * len(p.scales))
     levels: list[dict[str, Any]] = []
     for width, pair in zip(p.half_widths_deg, halves, strict=True):
         scales = []
@@ -219,7 +220,7 @@ def _robustness(p: Parameters, setting: Setting) -> dict[str, Any]:
             chosen = views.compared(equations, views.weight(equations))
             best = {key: best[key] for key in ("weight", "resolution_A")}
             scales.append({"scale": s, **chosen, "best_by_truth": best})
-            setting.progress.advance()
+            progress.advance()
         levels.append({"half_width_deg": width, "variance_deg2": variance(width), "scales": scales})
     return {
         "pixel_size_A": views.store.pixel_size,
@@ -239,26 +240,26 @@ def slopes(levels: Sequence[Mapping[str, Any]], of: Callable[[Mapping[str, Any]]
     return [float(slope) for slope in np.polyfit(variances, lost, 1)[0]]
 
 
-def _few_classes(p: Parameters, box: int, counts: tuple[int, ...], setting: Setting) -> dict[str, Any]:
+def _few_classes(views: Views, counts: Sequence[int]) -> dict[str, Any]:
     """(b): every number of classes at one scale, and the fewest at every scale, with one weight for them."""
-    views = make_views(p, box, setting)
+    p, progress = views.p, views.setting.progress
     halves = views.averaged([p.few_half_width_deg] * len(counts), counts)
-    setting.progress.start("maps of (b)", len(counts) + len(p.scales) - 1)
+    progress.start("maps of (b)", len(counts) + len(p.scales) - 1)
     by_classes: list[dict[str, Any]] = []
     for count, pair in zip(counts, halves, strict=True):
         equations = views.equations(pair, p.few_scale)
         by_classes.append({"classes": count, **views.compared(equations, views.weight(equations))})
-        setting.progress.advance()
+        progress.advance()
     by_scale: list[dict[str, Any]] = []
     for s in p.scales:
         fewest = by_classes[0]
         if s != p.few_scale:
             fewest = views.compared(views.equations(halves[0], s), fewest["weight"])
-            setting.progress.advance()
+            progress.advance()
         by_scale.append({**fewest, "scale": s})
     found = [entry["resolution_A"] for entry in by_scale]
     return {
-        "box": box,
+        "box": views.box,
         "pixel_size_A": views.store.pixel_size,
         "variance_deg2": variance(p.few_half_width_deg),
         "frequency": views.frequency,

@@ -93,9 +93,9 @@ def _slice_kernel(width: int, insert: bool) -> Any:
         sign = np.float32(1) if ux >= 0 else np.float32(-1)
         tx, ty, tz = sign * ux - half, sign * uy - half, sign * uz - half
         jx, jy, jz = taps.first_point(tx), taps.first_point(ty), taps.first_point(tz)
-        kx, fx = taps.table_row(jx, tx)
-        ky, fy = taps.table_row(jy, ty)
-        kz, fz = taps.table_row(jz, tz)
+        kx, fx = taps.table_row(np.float32(jx) - tx)
+        ky, fy = taps.table_row(np.float32(jy) - ty)
+        kz, fz = taps.table_row(np.float32(jz) - tz)
         x = 2 * jx + ox
         y = jy + oy
         z = jz + oz
@@ -117,7 +117,14 @@ def _slice_kernel(width: int, insert: bool) -> Any:
                         for i in range(8):
                             cuda.atomic.add(grid, o + k * sz + j * sy + i, c * v4[i])
             else:
-                re, im = taps.gather4(grid, o, sy, sz, x4, y4, z4)
+                re = np.float32(0)
+                im = np.float32(0)
+                for k in range(4):
+                    for j in range(4):
+                        c = z4[k] * y4[j]
+                        d = taps.dot_row4(grid, o + k * sz + j * sy, x4)
+                        re += c * d[0]
+                        im += c * d[1]
                 values[p, b + h, a, 0] = re
                 values[p, b + h, a, 1] = sign * im
         else:
@@ -132,7 +139,14 @@ def _slice_kernel(width: int, insert: bool) -> Any:
                         for i in range(12):
                             cuda.atomic.add(grid, o + k * sz + j * sy + i, c * v6[i])
             else:
-                re, im = taps.gather6(grid, o, sy, sz, x6, y6, z6)
+                re = np.float32(0)
+                im = np.float32(0)
+                for k in range(6):
+                    for j in range(6):
+                        c = z6[k] * y6[j]
+                        d = taps.dot_row6(grid, o + k * sz + j * sy, x6)
+                        re += c * d[0]
+                        im += c * d[1]
                 values[p, b + h, a, 0] = re
                 values[p, b + h, a, 1] = sign * im
 
@@ -253,7 +267,7 @@ def _plane_kernel(width: int) -> Any:
                     value *= squared_envelope(line_quadratic(c[16], c[17], c[18], a1, a2, b1, b2), i)
                 x = planes[p, 0] * ia - half + planes[p, 1] * i
                 j = taps.first_point(x)
-                k, f = taps.table_row(j, x)
+                k, f = taps.table_row(np.float32(j - x))
                 if width == 4:
                     taps.add_line4(target, j + centre, value, taps.taps4(table, k, f))
                 else:

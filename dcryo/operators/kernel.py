@@ -94,7 +94,7 @@ def _slab_kernel(width: int) -> Any:
             for i in range(first, last + 1):
                 x = start + slope * i
                 j = taps.first_point(x)
-                k, f = taps.table_row(j, x)
+                k, f = taps.table_row(np.float32(j - x))
                 line = slab[i + h]
                 if width == 4:
                     taps.add_line4(line, j + centre, value[i - first], taps.taps4(table, k, f))

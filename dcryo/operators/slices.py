@@ -118,9 +118,9 @@ def _tile_kernel(width: int, insert: bool) -> Any:
                         bx, by, bz = jx - lx, jy - ly, jz - lz
                         if bx < 0 or bx >= TILE or by < 0 or by >= TILE or bz < 0 or bz >= TILE:
                             continue
-                        kx, fx = taps.table_row(jx, tx)
-                        ky, fy = taps.table_row(jy, ty)
-                        kz, fz = taps.table_row(jz, tz)
+                        kx, fx = taps.table_row(np.float32(jx) - tx)
+                        ky, fy = taps.table_row(np.float32(jy) - ty)
+                        kz, fz = taps.table_row(np.float32(jz) - tz)
                         o = bz * sz + by * sy + 2 * bx
                         if width == 4:
                             x4 = taps.taps4(table, kx, fx)
@@ -132,7 +132,14 @@ def _tile_kernel(width: int, insert: bool) -> Any:
                                     for y in range(4):
                                         taps.add_row4(buffer, o + z * sz + y * sy, z4[z] * y4[y], v4)
                             else:
-                                re, im = taps.gather4(buffer, o, sy, sz, x4, y4, z4)
+                                re = np.float32(0)
+                                im = np.float32(0)
+                                for z in range(4):
+                                    for y in range(4):
+                                        c = z4[z] * y4[y]
+                                        d = taps.dot_row4(buffer, o + z * sz + y * sy, x4)
+                                        re += c * d[0]
+                                        im += c * d[1]
                                 values[p, b + h, a, 0] = re
                                 values[p, b + h, a, 1] = sign * im
                         else:
@@ -145,7 +152,14 @@ def _tile_kernel(width: int, insert: bool) -> Any:
                                     for y in range(6):
                                         taps.add_row6(buffer, o + z * sz + y * sy, z6[z] * y6[y], v6)
                             else:
-                                re, im = taps.gather6(buffer, o, sy, sz, x6, y6, z6)
+                                re = np.float32(0)
+                                im = np.float32(0)
+                                for z in range(6):
+                                    for y in range(6):
+                                        c = z6[z] * y6[y]
+                                        d = taps.dot_row6(buffer, o + z * sz + y * sy, x6)
+                                        re += c * d[0]
+                                        im += c * d[1]
                                 values[p, b + h, a, 0] = re
                                 values[p, b + h, a, 1] = sign * im
                         count += 1

@@ -27,9 +27,9 @@ def first_point(x: Any) -> Any:
 
 
 @inline
-def table_row(j: Any, x: Any) -> Any:
-    """Row of the window's table for that first point ``j``, and the fraction to the next row."""
-    f = np.float32(j - x) * _ROWS
+def table_row(gap: Any) -> Any:
+    """Row of the table for a window that begins ``gap`` before a grid point, and the fraction to the next."""
+    f = gap * _ROWS
     k = np.int32(f)
     return k, f - np.float32(k)
 
@@ -127,34 +127,6 @@ def dot_row6(buffer: Any, o: Any, t: Any) -> Any:
     g = buffer[o : o + 12]
     re = t[0] * g[0] + t[1] * g[2] + t[2] * g[4] + t[3] * g[6] + t[4] * g[8] + t[5] * g[10]
     im = t[0] * g[1] + t[1] * g[3] + t[2] * g[5] + t[3] * g[7] + t[4] * g[9] + t[5] * g[11]
-    return re, im
-
-
-@inline
-def gather4(buffer: Any, o: Any, sy: Any, sz: Any, x: Any, y: Any, z: Any) -> Any:
-    """Weighted sum of 4 x 4 x 4 complex entries from ``o`` with the strides sy, sz, as (re, im)."""
-    re = np.float32(0)
-    im = np.float32(0)
-    for k in range(4):
-        for j in range(4):
-            c = z[k] * y[j]
-            d = dot_row4(buffer, o + k * sz + j * sy, x)
-            re += c * d[0]
-            im += c * d[1]
-    return re, im
-
-
-@inline
-def gather6(buffer: Any, o: Any, sy: Any, sz: Any, x: Any, y: Any, z: Any) -> Any:
-    """Weighted sum of 6 x 6 x 6 complex entries from ``o`` with the strides sy, sz, as (re, im)."""
-    re = np.float32(0)
-    im = np.float32(0)
-    for k in range(6):
-        for j in range(6):
-            c = z[k] * y[j]
-            d = dot_row6(buffer, o + k * sz + j * sy, x)
-            re += c * d[0]
-            im += c * d[1]
     return re, im
 
 

@@ -77,7 +77,7 @@ class Haar:
     def primal_sweep(self, z: Float32, dual: Float32, out: Float32, mu: float, nonnegative: bool) -> None:
         """Set ``out = z - mu Lᵀ dual`` (then max with 0)."""
         total = np.zeros(z.shape, np.float32)
-        parts = np.empty((thread_count(self.threads), *z.shape), np.float32)
+        parts = np.empty((min(thread_count(self.threads), len(SHIFTS)), *z.shape), np.float32)
 
         def work(s: int) -> None:
             parts[s % len(parts)] = _synthesise(dual[s], s, z.shape)

@@ -108,5 +108,6 @@ def solve(
 ) -> Result[State]:
     """Minimise until ``stop`` says so, to a feasible point; ``watch`` is called after every iteration."""
     advance = functools.partial(step, problem, prior, scheme)
-    result = drive(advance, init(problem, prior, scheme, start), problem.constant, stop, watch)
+    state = init(problem, prior, scheme, start)
+    result = drive(advance, state, problem.constant, stop, watch, swinging=True)
     return replace(result, x=prior.feasible(result.x))

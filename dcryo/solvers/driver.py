@@ -49,12 +49,16 @@ def drive(
     at_zero: float,
     stop: Rule,
     watch: Callable[[S], None] | None = None,
+    swinging: bool = False,
 ) -> Result[S]:
-    """Step until ``stop`` says so; ``at_zero`` is the objective at zero, ``watch`` sees every state."""
+    """Step until ``stop`` says so; ``watch`` sees every state.
+
+    ``at_zero`` is the objective at zero, ``swinging`` whether objectives may rise on their way.
+    """
     while True:
         state = advance(state)
         if watch is not None:
             watch(state)
-        reason = stop.check(Progress(state.objectives, at_zero, state.change))
+        reason = stop.check(Progress(state.objectives, at_zero, state.change, swinging))
         if reason is not None:
             return Result(state.x, list(state.objectives), reason, state)

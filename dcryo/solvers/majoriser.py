@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import eigh_tridiagonal
 
 from dcryo.arrays import namespace
 from dcryo.operators.circulant import filtered
-from dcryo.solvers.fista import largest_eigenvalue
+from dcryo.solvers.fista import inner
 
 Array = NDArray[np.floating[Any]]
 
@@ -18,7 +20,7 @@ FLOOR = 0.01
 """Least eigenvalue of an approximation, in its largest: what it says is nothing, Q may yet see."""
 
 SEED = 0
-"""Of the power iteration's start, which must have all frequencies."""
+"""Of the noise that the search for kappa starts from, which must have all frequencies."""
 
 
 def positive(circulant: Array) -> Array:
@@ -33,7 +35,6 @@ def majoriser(
     shape: tuple[int, ...],
     *,
     iterations: int = 12,
-    margin: float = 1.05,
     workers: int = 1,
 ) -> Array:
     """Eigenvalues of A = kappa C, at least Q, in the layout of rfftn.
@@ -46,9 +47,7 @@ def majoriser(
         Positive eigenvalues of C.
     shape : (n, n, n)
     iterations : int
-        Of the power iteration for kappa, the largest eigenvalue of C^-1/2 Q C^-1/2: so many products.
-    margin : float
-        What makes up for its coming from below.
+        Lanczos steps for kappa, the largest eigenvalue of C^-1/2 Q C^-1/2: so many products.
     """
     root = 1 / np.sqrt(circulant)
 
@@ -56,5 +55,28 @@ def majoriser(
         return filtered(apply(filtered(x, root, workers)), root, workers)
 
     noise = np.random.default_rng(SEED).standard_normal(shape, dtype=np.float32)
-    start = namespace(circulant).asarray(noise)
-    return np.float32(largest_eigenvalue(relative, start, iterations, margin)) * circulant
+    kappa = largest_eigenvalue_bound(relative, namespace(circulant).asarray(noise), iterations)
+    return np.float32(kappa) * circulant
+
+
+def largest_eigenvalue_bound(apply: Callable[[Array], Array], start: Array, iterations: int) -> float:
+    """Upper estimate of the largest eigenvalue of a positive semidefinite operator, by Lanczos' method.
+
+    The largest Ritz value comes from below; the norm of its residual is added, within which there is an
+    eigenvalue.  Where ``start`` has next to nothing of the largest one's vector, that is another's.
+    """
+    before, vector = np.zeros_like(start), start / np.float32(math.sqrt(inner(start, start)))
+    diagonal: list[float] = []
+    beside: list[float] = []
+    for _ in range(iterations):
+        image = apply(vector)
+        diagonal.append(inner(vector, image))
+        image -= np.float32(diagonal[-1]) * vector
+        if beside:
+            image -= np.float32(beside[-1]) * before
+        beside.append(math.sqrt(inner(image, image)))
+        if beside[-1] <= 1e-6 * max(diagonal):  # nothing but rounding is left
+            break
+        before, vector = vector, image / np.float32(beside[-1])
+    values, vectors = eigh_tridiagonal(diagonal, beside[:-1])
+    return float(values[-1] + beside[-1] * abs(vectors[-1, -1]))

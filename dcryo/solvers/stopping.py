@@ -10,13 +10,14 @@ from dataclasses import dataclass
 class Progress:
     """What a rule may look at.
 
-    Objective values so far; the objective at zero, which does not depend on the start; and the last relative
-    change of the unknown.
+    Objective values so far; the objective at zero, which does not depend on the start; the last relative
+    change of the unknown; and whether the objectives may swing about their limit, as those of ADMM do.
     """
 
     objectives: Sequence[float]
     at_zero: float
     change: float
+    swinging: bool = False
 
     @property
     def iteration(self) -> int:
@@ -53,15 +54,18 @@ def objective_change(tolerance: float, window: int = 3) -> Rule:
     """Stop when the objective falls by less than ``tolerance`` of its fall from zero, per iteration.
 
     Averaged over ``window`` iterations.  Measured against the fall and not the value, which contains the
-    energy of the noise, and against the fall from zero, so that a warm start stops no later.
+    energy of the noise, and against the fall from zero, so that a warm start stops no later.  Of objectives
+    that swing, the span of three times as many counts: at the turn of a swing they do not change.
     """
 
     def check(p: Progress) -> str | None:
-        values = p.objectives
-        if len(values) <= window:
+        length = 3 * window if p.swinging else window
+        if len(p.objectives) <= length:
             return None
+        values = p.objectives
         fall = max(p.at_zero, values[0]) - min(values)
-        recent = abs(values[-1 - window] - values[-1]) / window
+        last = values[-1 - length :]
+        recent = (max(last) - min(last) if p.swinging else abs(last[0] - last[-1])) / length
         if fall <= 0 or recent > tolerance * fall:
             return None
         return f"objective changes by less than {tolerance:g} of its fall per iteration"

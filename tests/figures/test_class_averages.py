@@ -153,6 +153,11 @@ def test_threads_change_nothing() -> None:
     one.add(images, rotation, threads=1)
     two.add(images, rotation, threads=2)
     np.testing.assert_array_equal(one.sums, two.sums)
+    classes, angles = assigned(rotation, class_poses(4))
+    for index in range(4):
+        members = np.flatnonzero(classes == index)
+        expected = sum(turned(images[k], angles[k]) for k in members)
+        np.testing.assert_allclose(one.sums[index], expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1, 2])

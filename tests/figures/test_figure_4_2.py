@@ -111,7 +111,7 @@ def test_the_weight_best_by_the_truth_is_one_of_the_grid_and_best(
     light, heavy = (views.compared(equations, weight) for weight in p.weights)
     assert light["resolution_A"] < heavy["resolution_A"]
     monkeypatch.setattr(module, "slopes", lambda *_: [])
-    (level,) = module._robustness(p, setting)["levels"]
+    (level,) = module._robustness(views)["levels"]
     assert level["scales"][0]["best_by_truth"] == {key: light[key] for key in ("weight", "resolution_A")}
 
 
@@ -123,10 +123,15 @@ def test_numbers_of_classes_at_one_scale_and_scales_at_one_number(numbers: dict[
     # one weight, found at the scale of the figure without the truth
     assert {entry["weight"] for entry in few["by_scale"]} == {few["by_classes"][0]["weight"]}
     assert few["by_scale"][1]["fsc"] == few["by_classes"][0]["fsc"]
+    # 32 pixels are 11 voxels at s = 3, which hold the shells up to 5
+    assert [np.flatnonzero(entry["fsc"]).max() for entry in few["by_classes"]] == [5, 5]
+    assert np.flatnonzero(few["by_scale"][0]["fsc"]).max() == 15
     found = [entry["resolution_A"] for entry in few["by_scale"]]
     assert few["spread"] == pytest.approx(max(found) / min(found) - 1)
     fewer, more = (entry["common_band_fsc"] for entry in few["by_classes"])
     assert fewer < more
+    # the fine map is of the fewest classes as well
+    assert few["by_scale"][0]["common_band_fsc"] < (fewer + more) / 2
     assert numbers["few_in_smaller_box"]["box"] == 24
 
 
@@ -149,6 +154,12 @@ def test_pictures_are_of_one_class(tmp_path: Path) -> None:
     index = int(np.argmax(class_poses(20)[:, 2] @ direction))
     assert found["counts"] == [int(one.counts[index] + two.counts[index]) for one, two in halves]
     assert found["counts"][0] > 0
+    # the view is turned onto its class: it is more like the average than it was
+    average = sum(half.sums[index] for half in halves[0])
+    (_, (angle,)) = module.assigned(module.quaternion_to_matrix(first), class_poses(20))
+    view = module.turned(views.store.images(0, 1)[0], float(angle))
+    assert found["view"] == module.encode_section(view, module._limits(view))
+    assert np.vdot(view, average) > np.vdot(views.store.images(0, 1)[0], average)
 
 
 @pytest.mark.usefixtures("made")
@@ -161,7 +172,8 @@ def test_class_poses_that_are_wrong_fail(monkeypatch: pytest.MonkeyPatch, tmp_pa
         return true(other, pixel_size, scale, threads)
 
     monkeypatch.setattr(ClassAverages, "equations", shuffled)
-    found = module._few_classes(TINY, 32, TINY.few_classes, Setting(False, 0, 1, Silent(), tmp_path))
+    views = module.make_views(TINY, 32, Setting(False, 0, 1, Silent(), tmp_path))
+    found = module._few_classes(views, TINY.few_classes)
     assert found["by_classes"][1]["common_band_fsc"] < 0.9
 
 

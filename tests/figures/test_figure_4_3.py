@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -134,6 +134,26 @@ def test_profiles_are_compared_at_the_resolution_of_the_coarser() -> None:
     assert max(wrong["with_truth"][1], wrong["between"][0][2]) < 0.9
 
 
+class FinishedRun:
+    """Curves that fall in straight lines from 1 at shell 0 to 0 at shells 12, 8 and 10."""
+
+    attributes: ClassVar[dict[str, Any]] = {"result": {"weight": 0.7, "nonnegative": True}}
+
+    def table(self, name: str) -> dict[str, Float64]:
+        assert name == "fsc"
+        ends = {"corrected": 12, "regularised": 8, "truth": 10, "unmasked": 6, "masked": 7}
+        return {column: np.maximum(0, 1 - np.arange(13) / end) for column, end in ends.items()}
+
+
+def test_numbers_of_a_run_are_read_off_the_right_curves() -> None:
+    found = module._curves(FinishedRun(), TINY, 2.0)  # type: ignore[arg-type]
+    assert (found["weight"], found["nonnegative"]) == (0.7, True)
+    for name, end, level in (("halves", 12, 0.143), ("regularised_halves", 8, 0.143), ("truth", 10, 0.5)):
+        assert found[name]["resolution_A"] == pytest.approx(24 * 2.0 / (end * (1 - level)))
+        # shells 1 to 5, those of 12 voxels
+        assert found[name]["common_band_fsc"] == pytest.approx(1 - 3 / end)
+
+
 def test_every_scale_has_its_curves(numbers: dict[str, Any]) -> None:
     fine, coarse = numbers["scales"]
     assert [fine["voxels"], coarse["voxels"]] == [24, 12]
@@ -166,16 +186,23 @@ def test_the_picture_is_drawn_from_the_numbers(
 
 def test_symmetry_is_imposed_and_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     configs: list[Any] = []
+    runs: list[Any] = []
     true = module.reconstruct
 
     def spied(particles: str, run: str, config: Any, **given: Any) -> Any:
         configs.append(config)
-        return true(particles, run, replace(config, symmetry="T"), **given)
+        runs.append(true(particles, run, replace(config, symmetry="T"), **given))
+        return runs[-1]
 
     monkeypatch.setattr(module, "SMALL", TINY)
     monkeypatch.setattr(module, "reconstruct", spied)
     found = module.run(Setting(False, 0, 1, Silent(), tmp_path))
     assert [(config.scale, config.symmetry) for config in configs] == [(1, "D7"), (2, "D7")]
+    pixel_size = found.numbers["pixel_size_A"]
+    height = 12 + round(found.numbers["height_A"] / pixel_size)
+    half_width = round(found.numbers["barrel_radius_A"] / pixel_size)
+    for made, profile in zip(runs, found.numbers["profiles"]["maps"], strict=True):
+        np.testing.assert_array_equal(profile, line(made.volume("full")[0], height, half_width))
     # tetrahedral maps of a barrel are no barrel
     assert not found.checks[1].passed
 

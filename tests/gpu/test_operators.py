@@ -292,7 +292,7 @@ def test_cpu_and_gpu_share_the_arithmetic_of_the_transfer_function(
 
 
 @interpreted
-@pytest.mark.parametrize("name", ["taps6", "values6", "gather6", "table_row"])
+@pytest.mark.parametrize("name", ["taps6", "values6", "dot_row6", "table_row"])
 def test_cpu_and_gpu_share_the_arithmetic_of_the_window(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from dcryo.operators import taps
 

@@ -14,7 +14,7 @@ from dcryo.solvers import admm, fista
 from dcryo.solvers.linear_step import InnerCG, LinearStep, Majorised
 from dcryo.solvers.majoriser import majoriser, positive
 from dcryo.solvers.prox import AnalysisPrior
-from dcryo.solvers.stopping import iterations, objective_change
+from dcryo.solvers.stopping import Rule, iterations, objective_change
 
 SHAPE = (4, 5, 6)
 WEIGHT = 0.4
@@ -228,6 +228,12 @@ def test_stops_by_the_rules_of_all_solvers() -> None:
     result = admm.solve(dense.quadratic(), prior("tv", True), scheme, objective_change(1e-3))
     assert "changes by less than 0.001" in result.reason
     assert 5 < len(result.history) < 100
+    # objectives of ADMM rise and fall, and the rules are told
+    seen: list[bool] = []
+    told = Rule(lambda progress: str(seen.append(progress.swinging)))
+    admm.solve(dense.quadratic(), prior("tv", True), scheme, told)
+    fista.solve(dense.quadratic(), prior("tv", True), told)
+    assert seen == [True, False]
 
 
 @pytest.mark.parametrize("name", penalties.NAMES)

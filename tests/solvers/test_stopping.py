@@ -56,6 +56,17 @@ def test_a_warm_start_is_measured_by_the_fall_from_zero() -> None:
     assert objective_change(1e-4).check(Progress(values, values[0], 1.0)) is None
 
 
+def test_the_turn_of_a_swing_is_not_the_end() -> None:
+    """Down, up, and down again: where the endpoints of a window happen to agree."""
+    values = [100.0, 20.0, 10.0, 6.0, 4.0, 3.0, 3.5, 3.5, 3.0, 2.0, 2.2, 2.4, 2.4, 2.2]
+    assert objective_change(1e-2).check(Progress(values[:9], 100.0, 1.0)) is not None
+    assert objective_change(1e-2).check(Progress(values[:9], 100.0, 1.0, swinging=True)) is None
+    # from 4 to 2 in nine iterations is 0.227 % of the fall for each
+    assert objective_change(2.2e-3).check(Progress(values, 100.0, 1.0, swinging=True)) is None
+    assert objective_change(2.4e-3).check(Progress(values, 100.0, 1.0, swinging=True)) is not None
+    assert objective_change(1e-2).check(Progress(values[5:], 100.0, 1.0, swinging=True)) is None  # too few
+
+
 def test_or_stops_with_the_first_that_says_so() -> None:
     assert (always("a") | always("b")).check(SOME) == "a"
     assert (NEVER | always("b")).check(SOME) == "b"
