@@ -118,6 +118,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slice-size", type=int, default=default.slice_size, metavar="P",
         help="particles in a slice, which is what a restart repeats; 0: planned (default: %(default)s)",
     )  # fmt: skip
+    work.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu",
+        help="cuda: on an NVIDIA GPU, one for each worker (default: %(default)s)",
+    )  # fmt: skip
     work.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
     work.add_argument("--overwrite", action="store_true", help="replace RUN")
 
@@ -149,6 +153,7 @@ def run(args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
             threads=args.threads,
             max_memory=args.max_memory,
+            device=args.device,
         )
     result = store.attributes["result"]
     if args.json:

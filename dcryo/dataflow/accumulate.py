@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dcryo.arrays import check_device, to_device
 from dcryo.dataflow.commits import Commits
 from dcryo.dataflow.executor import Executor, Listen, Task
 from dcryo.dataflow.plan import Merge, Plan, Slice, check_halves
@@ -26,7 +27,7 @@ from dcryo.imaging.basis import parse_basis
 from dcryo.imaging.particles import Particles
 from dcryo.io.particle_store import ParticleStore, open_particles
 from dcryo.operators.compiled import blocks
-from dcryo.operators.normal import Accumulator, NormalEquations
+from dcryo.operators.normal import Accumulator, NormalEquations, accumulation_bytes
 from dcryo.operators.views import Radial, make_radial, make_views
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class Fold:
     """How slices are folded: the same for all tasks of a plan.
 
     particles: URL of the store; commits: URL of the partial sums; noise: "auto" for every group's measured
-    spectrum, "white" for its mean; scale: image pixels per voxel edge.
+    spectrum, "white" for its mean; scale: image pixels per voxel edge; device: "cpu" or "cuda", where tasks
+    compute; partial sums are on disk and look the same.
     """
 
     particles: str
@@ -52,6 +54,7 @@ class Fold:
     basis: str
     accuracy: str
     threads: int
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,10 @@ def accumulate_slice(task: SliceTask, progress: Progress) -> Handle:
     progress.start(part.key, part.count)
     # opened afresh: a store that was replaced is not remembered, and bytes_read counts this task alone
     store = open_particles(fold.particles, verify=False)
+    if fold.device != "cpu":
+        # a batch is there as images, their transforms with work area, lattices and energies
+        batch = 24 * min(fold.batch, part.count) * store.box**2
+        check_device(fold.device, accumulation_bytes(fold.n, fold.accuracy, fold.device) + batch)
     group = point_group(fold.symmetry)
     accumulator = Accumulator(
         fold.n,
@@ -208,12 +215,14 @@ def accumulate_slice(task: SliceTask, progress: Progress) -> Handle:
         accuracy=fold.accuracy,
         symmetry=group if len(group) > 1 else None,
         threads=fold.threads,
+        device=fold.device,
     )
     for particles, images in _stream(store, rows_of(store, task), fold.batch):
         check_poses(store, particles)
-        accumulator.add(images, make_views(particles, store.pixel_size, fold.scale))
+        views = make_views(particles, store.pixel_size, fold.scale)
+        accumulator.add(to_device(images, fold.device), views)
         progress.advance(len(images))
-    put_equations(commits, part.key, accumulator.finish())
+    put_equations(commits, part.key, accumulator.finish().to("cpu"))
     return Handle(part.key, part.count, time.perf_counter() - began, store.bytes_read, False, peak_rss())
 
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from dcryo.arrays import check_device
 from dcryo.dataflow.accumulate import Fold, Handle, assign_halves, check_poses, peak_rss, run_plan
 from dcryo.dataflow.commits import Commits
 from dcryo.dataflow.executor import Executor, SerialExecutor, Task
@@ -176,6 +177,7 @@ def reconstruct(
     overwrite: bool = False,
     threads: int = 0,
     max_memory: int | None = None,
+    device: str = "cpu",
 ) -> RunStore:
     """Reconstruct a map from a particle store with poses.
 
@@ -196,6 +198,8 @@ def reconstruct(
         Threads per task; 0: its share of the processors.  Results do not depend on it.
     max_memory : int, optional
         Bytes that a task may plan to use; default what is available to it.
+    device : {"cpu", "cuda"}
+        Where the tasks and the solves compute: on a GPU, results agree with the CPU's to rounding.
 
     Returns
     -------
@@ -217,6 +221,7 @@ def reconstruct(
     config = config or ReconstructConfig()
     progress = progress or Silent()
     executor = executor or SerialExecutor()
+    _check_device(config, device, executor.here)
     clock = _Clock()
     began = time.perf_counter()
     store = open_particles(particles)
@@ -244,7 +249,7 @@ def reconstruct(
         return out
     fresh = "plan" not in out.attributes
     _record_plan(out, chosen, progress)
-    fold = make_fold(store, out, chosen, config, threads or capacity.threads)
+    fold = make_fold(store, out, chosen, config, threads or capacity.threads, device)
     if executor.alone:
         # elsewhere a task of an earlier attempt may still be writing
         Commits(fold.commits).sweep()
@@ -282,6 +287,16 @@ def _maps(task: MapsTask, executor: Executor, progress: Progress) -> tuple[dict[
     result: tuple[dict[str, Any], dict[str, float]]
     (result,) = executor.run([Task("maps", make_maps, task)], lambda key: progress)
     return result
+
+
+def _check_device(config: ReconstructConfig, device: str, here: bool) -> None:
+    """Refuse what a device cannot do before an image is read; whether a worker has one, its tasks say."""
+    if device != "cpu" and config.prior == "haar":
+        raise InputError("--prior haar has no GPU transform; choose tv or tv-aniso, or --device cpu")
+    if device != "cpu" and config.accuracy == "reference":
+        raise InputError("--accuracy reference has no GPU sums; choose accurate, or --device cpu")
+    if here:
+        check_device(device)
 
 
 def _finished(run: str) -> bool:
@@ -338,8 +353,9 @@ def _record_plan(out: RunStore, chosen: Plan, progress: Progress) -> None:
 
 
 def make_fold(
-    store: ParticleStore, out: RunStore, chosen: Plan, config: ReconstructConfig, threads: int
-) -> Fold:
+    store: ParticleStore, out: RunStore, chosen: Plan, config: ReconstructConfig, threads: int,
+    device: str = "cpu",
+) -> Fold:  # fmt: skip
     """How the slices of a run are folded."""
     return Fold(
         particles=store.url,
@@ -353,6 +369,7 @@ def make_fold(
         basis=config.basis,
         accuracy=config.accuracy,
         threads=threads,
+        device=device,
     )
 
 

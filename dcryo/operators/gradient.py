@@ -40,11 +40,13 @@ def length(a: Any, b: Any, d: Any, isotropic: Any) -> Any:
 
 @inline
 def clip(a: Any) -> Any:
-    """The nearest number of [-1, 1]; numba's min and max do not compile for every GPU target."""
+    """The nearest number of [-1, 1]: a quotient is vectorised where branches are not.
+
+    numba's min and max do not compile for every GPU target.
+    """
     one = np.float32(1)
-    if a > one:
-        return one
-    return a if a > -one else -one
+    r = abs(a)
+    return a / (r if r > one else one)
 
 
 @inline

@@ -58,6 +58,20 @@ def test_two_warm_started_steps_get_there_in_time(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", penalties.NAMES)
+def test_momentum_ends_with_the_call(name: str) -> None:
+    """The next call is about another point: it starts from the dual, not from where that was heading."""
+    z, other = oracle.noise((5, 5, 5), 3), oracle.noise((5, 5, 5), 4)
+    found = []
+    for heading in (None, 0.1):
+        prior = make(name, 0.3, steps=3)
+        prior.prox(z, 1.0)
+        if heading is not None:
+            prior._ahead[:] = heading
+        found.append(prior.prox(other, 1.0))
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("name", penalties.NAMES)
 def test_a_new_shape_forgets_the_dual(name: str) -> None:
     """Wavelets pad both boxes to the same size, and must forget all the same."""
     prior = make(name, 0.3)
