@@ -112,4 +112,4 @@ def _local(axes: Axes, found: Measured) -> None:
 
 def _frame(axes: Axes, found: Measured, label: str) -> None:
     axes.set(xlabel="spatial frequency (1/Å)", ylabel=label, xlim=(0, found.frequency[-1]), ylim=(-0.1, 1.02))
-    axes.legend(loc="lower left")
+    axes.legend(loc="best")

@@ -16,13 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcryo.arrays import Array, fourier, namespace, on_device
-from dcryo.operators.compiled import blocks, for_each, thread_count
+from dcryo.operators.compiled import blocks, for_each, slabs, thread_count
 from dcryo.operators.slices import HalfGrid
 from dcryo.operators.transfer import ADJOINT, FORWARD, modulate
 from dcryo.operators.views import Radial, Views
 from dcryo.operators.window import window
 
 Float32 = NDArray[np.float32]
+
+
+IMAGES = 32
+"""Images that are transformed at once: few enough for their spectra to stay in the cache."""
 
 
 def half_width(n: int) -> int:
@@ -38,11 +42,15 @@ def to_lattice(images: Array, box: int, threads: int = 1) -> Array:
     xp = namespace(images)
     m = images.shape[-1]
     h = half_width(min(box, m))
-    with fourier(images, thread_count(threads)) as fft:
-        spectrum = fft.rfft2(xp.asarray(images, np.float32))
     out = xp.empty((len(images), 2 * h + 1, h + 1), np.complex64)
-    out[:, h:] = spectrum[:, : h + 1, : h + 1]
-    out[:, :h] = spectrum[:, m - h :, : h + 1]
+
+    def work(part: slice) -> None:
+        with fourier(images) as fft:
+            spectrum = fft.rfft2(xp.asarray(images[part], np.float32))
+        out[part, h:] = spectrum[:, : h + 1, : h + 1]
+        out[part, :h] = spectrum[:, m - h :, : h + 1]
+
+    for_each(work, slabs(images, IMAGES), threads)
     return out.view(np.float32).reshape(*out.shape, 2)
 
 

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -34,8 +33,18 @@ from dcryo.methods.simulate import SimulateConfig, simulate
 
 pytestmark = pytest.mark.distributed
 
-# The tasks of these tests travel by value: workers cannot import a test.
+# Workers cannot import a test: what is defined here travels by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def by_value(function: Any, **known: Any) -> Any:
+    """``function``, with arguments that are known already, which no pickle takes for a name."""
+
+    def task(item: Any, progress: Any) -> Any:
+        return function(item, progress, **known)
+
+    return task
+
 
 CONFIG = ReconstructConfig(weight=0.7, nonnegative=True, slice_size=40)
 """Four slices of forty in each half set."""
@@ -231,9 +240,7 @@ class Gated(DaskExecutor):
     def _gated(self, task: Task, function: Any) -> Task:
         if function is None:
             return task
-        held = partial(function, gate=self.gate)
-        held.__name__ = function.__name__  # type: ignore[attr-defined]
-        return replace(task, function=held)
+        return replace(task, function=by_value(function, gate=self.gate))
 
 
 @pytest.mark.slow
@@ -422,12 +429,12 @@ def silent(key: str) -> Progress:
 
 def test_a_refusal_of_a_task_is_raised_here_and_not_tried_again(two: DaskExecutor, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="particle 7 has no pose"):
-        two.run([Task("a", refuse, tmp_path)], silent)
+        two.run([Task("a", by_value(refuse), tmp_path)], silent)
     assert len(list(tmp_path.glob("try-*"))) == 1
 
 
 def test_what_may_pass_is_tried_again(two: DaskExecutor, tmp_path: Path) -> None:
-    assert two.run([Task("a", stumble, tmp_path)], silent) == [42]
+    assert two.run([Task("a", by_value(stumble), tmp_path)], silent) == [42]
     assert len(list(tmp_path.glob("try-*"))) == 3
 
 
@@ -447,7 +454,7 @@ def test_needs_are_done_before_and_results_come_in_the_order_of_the_tasks(two: D
 
 def test_progress_of_a_task_arrives_while_it_runs(two: DaskExecutor) -> None:
     watcher = Watcher()
-    assert two.run([Task("a", talk, 4)], lambda key: watcher) == [4]
+    assert two.run([Task("a", by_value(talk), 4)], lambda key: watcher) == [4]
     assert watcher.messages == ["enough"]
     assert 0 < watcher.stages["talking"] <= 4
 
@@ -458,7 +465,7 @@ def test_a_task_that_kills_its_workers_is_given_up(tmp_path: Path, monkeypatch: 
         local_workers(1) as executor,
         pytest.raises(ClusterError, match="1 workers died over a, most likely"),
     ):
-        executor.run([Task("a", die, tmp_path)], silent)
+        executor.run([Task("a", by_value(die), tmp_path)], silent)
     assert len(list(tmp_path.glob("try-*"))) == 2
 
 

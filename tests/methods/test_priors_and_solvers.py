@@ -84,6 +84,9 @@ def test_weight_search_and_halves(solved: Any, prior: str, solver: str) -> None:
     run = solved(ReconstructConfig(prior=prior, solver=solver))
     result, weights = run.attributes["result"], run.table("weights")
     assert result["weight"] in weights["weight"]
+    # the search is that of this prior and this solver
+    plain = solved(ReconstructConfig()).table("weights")
+    assert weights["cross_validation"][0] != plain["cross_validation"][0]
     assert len(np.unique(weights["weight"])) >= 3
     assert set(run.table("history")["solve"]) == {0, 1, 2}
     assert run.volumes() == ["full", "half1", "half2", "linear", "linear1", "linear2"]
