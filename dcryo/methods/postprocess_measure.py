@@ -95,7 +95,8 @@ def measure(halves: HalfMaps, config: PostprocessConfig, progress: Progress, thr
     progress.start("mask", None)
     mask, threshold = _mask(average, pixel, config)
     progress.start("FSC", None)
-    rng = np.random.default_rng(config.seed)
+    # Each measurement draws phases of its own, so that none depends on whether another is made.
+    rng, rng_local, rng_directional = (np.random.default_rng([config.seed, use]) for use in range(3))
     fsc = corrected_fsc(halves.first, halves.second, mask, rng)
     last = _last_shell(fsc.corrected)
     final = n * pixel / last
@@ -121,11 +122,11 @@ def measure(halves: HalfMaps, config: PostprocessConfig, progress: Progress, thr
         progress.message(f"a B factor of {sharpened.bfactor:.0f} Å² is positive: it blurs the map")
     local = None
     if config.local_resolution:
-        local = _local(halves, average, sharpened.bfactor, mtf, config, rng, progress, threads)
+        local = _local(halves, average, sharpened.bfactor, mtf, config, rng_local, progress, threads)
     directional = None
     if config.directional:
         progress.start("directional FSC", None)
-        directional = _directional(halves, mask, fsc.shell, rng)
+        directional = _directional(halves, mask, fsc.shell, rng_directional)
     return Measured(
         halves=halves, mask=mask, threshold=threshold, fsc=fsc, last=last, lowpass=lowpass,
         sharpened=sharpened, local=local, directional=directional, sampled=_sampled(halves),

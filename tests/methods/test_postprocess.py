@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -175,6 +176,12 @@ def test_local_and_directional_resolution_are_those_of_the_whole(full: Postproce
     assert result["local_resolution_best_A"] <= result["local_resolution_median_A"]
     with mrcfile.open(full.folder / "postprocess_locres.mrc") as mrc:
         assert np.all(mrc.data >= 0)
+
+
+def test_no_measurement_depends_on_another(full: Postprocessed, made: Path, tmp_path: Path) -> None:
+    alone = postprocess(made / "run.zarr", tmp_path / "out", replace(QUICK, directional=True)).result
+    for key in ("resolution_0143_A", "directional_best_A", "directional_std_A", "sphericity"):
+        assert alone[key] == full.result[key]
 
 
 def test_a_run_and_its_half_maps_as_files_give_the_same(made: Path, tmp_path: Path, monkeypatch: Any) -> None:
