@@ -12,7 +12,6 @@ do not correlate by rounding.  FFT threads are the caller's choice: ``with scipy
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,15 +20,14 @@ import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 
 from dcryo.errors import InputError
+from dcryo.imaging.radial import multiplicities, squared_radii
+from dcryo.metrics.correction import corrected_for_mask
 
 FloatArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complexfloating[Any, Any]]
 
 RANDOMISE_BELOW = 0.8
 """Phases are randomised from the first shell whose unmasked FSC is below this (RELION's default)."""
-
-CORRECTION_DELAY = 2
-"""Shells after that one before the correction begins: the mask carries true signal across the edge."""
 
 
 @dataclass(frozen=True)
@@ -230,11 +228,7 @@ def corrected_fsc(a: ArrayLike, b: ArrayLike, mask: ArrayLike, rng: np.random.Ge
     random_b = _masked_spectrum(_volume(spectrum_b, n), mask)
     randomised = _curve(random_a, random_b, n)
 
-    corrected = masked.copy()
-    start = shell + CORRECTION_DELAY
-    better = np.flatnonzero(masked[start:] > randomised[start:]) + start  # so randomised < 1 there
-    corrected[start:] = 0
-    corrected[better] = (masked[better] - randomised[better]) / (1 - randomised[better])
+    corrected = corrected_for_mask(masked, randomised, shell)
     return CorrectedFSC(unmasked, masked, randomised, corrected, shell)
 
 
@@ -265,26 +259,12 @@ def _volume(spectrum: ComplexArray, n: int) -> FloatArray:
     return volume
 
 
-def _squared_radii(n: int) -> Iterator[NDArray[np.int64]]:
-    """|q|^2 of the half spectrum of a box of n, plane by plane in z: n arrays (n, n//2+1)."""
-    q = np.arange(n)
-    q = np.where(q > n // 2, q - n, q)  # the sign of the Nyquist frequency does not matter here
-    across = q[:, None] ** 2 + np.arange(n // 2 + 1)[None, :] ** 2
-    for z in q:
-        yield across + z * z
-
-
 def _curve(spectrum_a: ComplexArray, spectrum_b: ComplexArray, n: int) -> FloatArray:
     """FSC of two half spectra; one plane at a time, so that no array of the size of the map is made."""
-    # A half spectrum holds one of q and -q, but for the planes that are their own mirror.
-    weight = np.full(n // 2 + 1, 2.0)
-    weight[0] = 1
-    if n % 2 == 0:
-        weight[-1] = 1
-    weights = np.broadcast_to(weight, (n, n // 2 + 1)).ravel()
+    weights = np.broadcast_to(multiplicities(n), (n, n // 2 + 1)).ravel()
     shells = n // 2 + 1
     cross, power_a, power_b = np.zeros((3, shells))
-    for plane_a, plane_b, squared in zip(spectrum_a, spectrum_b, _squared_radii(n), strict=True):
+    for plane_a, plane_b, squared in zip(spectrum_a, spectrum_b, squared_radii(n), strict=True):
         # No square root of an integer is half an integer: rounding to a shell is never a tie.
         shell = np.minimum(np.rint(np.sqrt(squared)).astype(np.int64), shells).ravel()
         a, b = plane_a.ravel(), plane_b.ravel()
@@ -308,7 +288,7 @@ def _randomise(spectrum: ComplexArray, n: int, shell: int, rng: np.random.Genera
     spectrum stays consistent on the planes that contain both q and -q.
     """
     noise = scipy.fft.rfftn(rng.standard_normal((n, n, n), dtype=np.float32))
-    for plane, phases, squared in zip(spectrum, noise, _squared_radii(n), strict=True):
+    for plane, phases, squared in zip(spectrum, noise, squared_radii(n), strict=True):
         beyond = squared >= shell * shell
         phase = phases[beyond].astype(np.complex128)
         size = np.abs(phase)
