@@ -264,7 +264,7 @@ class DaskExecutor:
 
         self.client.subscribe_topic(TOPIC, hear)
         try:
-            queue = as_completed(submit())
+            queue = as_completed(submit(), loop=self.client.loop)
             for future in queue:
                 key = names.pop(future)
                 result = self._result(future, key)
@@ -313,6 +313,15 @@ class _Steady(WorkerPlugin):  # type: ignore[misc]
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def _connect(scheduler: LocalCluster | str, **options: float) -> Client:
+    """A client for this module's tasks alone.
+
+    Were it the default of the process, whatever dask array is computed beside would go to our workers, and
+    one that fails to connect would leave all of dask without a scheduler.
+    """
+    return Client(scheduler, set_as_default=False, **options)
+
+
 def _end_at_once(cluster: LocalCluster) -> None:
     """Kill the workers with what they are doing, which is not committed and may take minutes to end."""
     for nanny in cluster.workers.values():
@@ -351,7 +360,7 @@ def local_workers(count: int) -> Iterator[DaskExecutor]:
             # an error of a task is raised here; what workers say while they are closed helps nobody
             silence_logs=logging.CRITICAL,
         ) as cluster,
-        Client(cluster) as client,
+        _connect(cluster) as client,
     ):
         client.register_plugin(_Steady())
         try:
@@ -408,7 +417,7 @@ def connected(
 def _client(scheduler: str | None, scheduler_file: str | None) -> Client:
     name = scheduler if scheduler_file is None else _address_in(Path(scheduler_file))
     try:
-        return Client(name, timeout=LONGEST_WAIT)
+        return _connect(name, timeout=LONGEST_WAIT)
     except ValueError as error:
         raise InputError(
             f"{name} names no scheduler ({error}); give an address as tcp://host:8786"
