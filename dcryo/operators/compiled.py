@@ -34,16 +34,16 @@ def _superword_vectorisation() -> Iterator[None]:
             settings.SLP_VECTORIZE = before
 
 
-def compile_kernel(signature: str) -> Callable[[Callable[..., Any]], Any]:
-    """Decorate a kernel: compiled for ``signature`` at once, cached on disk where that is possible."""
+def compile_kernel(*signatures: str) -> Callable[[Callable[..., Any]], Any]:
+    """Decorate a kernel: compiled for ``signatures`` at once, cached on disk where that is possible."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         options: dict[str, Any] = {"nogil": True, "fastmath": True, "error_model": "numpy"}
         with _superword_vectorisation():
             try:
-                return numba.njit(signature, cache=True, **options)(function)
+                return numba.njit(list(signatures), cache=True, **options)(function)
             except RuntimeError:  # numba found no folder it may write its cache to
-                return numba.njit(signature, **options)(function)
+                return numba.njit(list(signatures), **options)(function)
 
     return decorate
 

@@ -1,9 +1,10 @@
 """The kernels of the operators on an NVIDIA GPU: their loops, launched on cupy's current stream.
 
-What is computed at a sample is in :mod:`dcryo.operators.taps` and :mod:`dcryo.operators.transfer`, which the
-CPU's kernels share; here is only who computes it: a thread has a sample, a line of the kernel's grid or a
-voxel.  Results equal the CPU's to rounding.  Sums by atomic addition have no order, so insertions differ in
-their last bits from call to call; the other kernels give the same bits again.
+What is computed at a sample is in :mod:`dcryo.operators.transfer`, which the CPU's kernels share, and the
+weights of the window are the polynomials of :mod:`dcryo.operators.window`; here is only who computes it: a
+thread has a sample, a line of the kernel's grid or a voxel.  Results equal the CPU's to rounding.  Sums by
+atomic addition have no order, so insertions differ in their last bits from call to call; the other kernels
+give the same bits again.  How long they should take is counted in docs/gpu.md.
 
 numba compiles a kernel when it is first launched, for a second or two.  Arguments in numpy (poses, tables)
 are copied to the device with every launch; they are small.
@@ -21,7 +22,6 @@ from numba import cuda
 from numpy.typing import NDArray
 
 from dcryo.arrays import Array, module, namespace, to_device
-from dcryo.operators import taps
 from dcryo.operators.gradient import length, nearest
 from dcryo.operators.transfer import (
     ADJOINT,
@@ -39,13 +39,16 @@ from dcryo.operators.transfer import (
     squared_envelope,
 )
 from dcryo.operators.views import Views
-from dcryo.operators.window import Window
+from dcryo.operators.window import DEGREE, Window
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 THREADS = 128
 """Threads of a block."""
+
+WARP = 32
+"""Threads that run in step."""
 
 # small boxes leave a GPU idle; that is not worth a warning of numba's for every launch
 warnings.filterwarnings("ignore", "Grid size .* under-utilization")
@@ -65,88 +68,111 @@ def _launch(kernel: Any, count: int, *arguments: Any) -> None:
     kernel[-(-count // THREADS), THREADS, stream](*given)
 
 
+@cuda.jit(device=True)
+def _weight(polynomial: Any, tap: int, v: float) -> float:
+    """Weight of a tap, by Horner's rule; polynomial and variable are those of ``Window.polynomial``."""
+    weight = polynomial[DEGREE, tap]
+    for degree in range(DEGREE - 1, -1, -1):
+        weight = weight * v + polynomial[degree, tap]
+    return weight
+
+
 @lru_cache
 def _slice_kernel(width: int, insert: bool) -> Any:
-    """Kernel that spreads (insert) or gathers (not insert) one sample of a slice."""
+    """Kernel that spreads (insert) or gathers (not insert) the samples of slices.
+
+    Every thread finds the place and the weights of one sample; then the threads of a warp go through their
+    samples together.  Neighbouring threads have neighbouring floats of one row of the grid, or of a few, so
+    that an access is to four or five sectors of the memory, not to one for every thread.
+    """
     half = np.float32(width / 2)
+    across = 2 * width
+    together = WARP // across
+    used = together * across
+    # an odd number of floats a thread puts those of a warp into different banks
+    weights_shape = (THREADS, 3 * width + 1)
+    parts_shape = (THREADS, 3 if insert else used + 1)
 
     @cuda.jit
     def kernel(
         grid: Any, sz: int, sy: int, oz: int, oy: int, ox: int, values: Any, rows3: Any, radius2: Any,
-        table: Any,
+        polynomial: Any,
     ) -> None:  # fmt: skip
         """``grid`` is flat, with strides ``sz`` and ``sy`` and the origin at (oz, oy, ox)."""
+        begins = cuda.shared.array(THREADS, np.int64)
+        weights = cuda.shared.array(weights_shape, np.float32)
+        parts = cuda.shared.array(parts_shape, np.float32)
+        mine = cuda.threadIdx.x
         h = values.shape[2] - 1
         sample = cuda.grid(1)
         row = sample // (h + 1)
         a = sample % (h + 1)
         p = row // (2 * h + 1)
         b = row % (2 * h + 1) - h
-        if p >= values.shape[0] or a * a + b * b >= radius2[p] or (a == 0 and b < 0):
-            return
-        fa = np.float32(a)
-        fb = np.float32(b)
-        ux = fa * rows3[p, 0, 0] + fb * rows3[p, 1, 0]
-        uy = fa * rows3[p, 0, 1] + fb * rows3[p, 1, 1]
-        uz = fa * rows3[p, 0, 2] + fb * rows3[p, 1, 2]
-        # the half grid has u_x >= 0: elsewhere the conjugate at -u
-        sign = np.float32(1) if ux >= 0 else np.float32(-1)
-        tx, ty, tz = sign * ux - half, sign * uy - half, sign * uz - half
-        jx, jy, jz = taps.first_point(tx), taps.first_point(ty), taps.first_point(tz)
-        kx, fx = taps.table_row(np.float32(jx) - tx)
-        ky, fy = taps.table_row(np.float32(jy) - ty)
-        kz, fz = taps.table_row(np.float32(jz) - tz)
-        x = 2 * jx + ox
-        y = jy + oy
-        z = jz + oz
-        # beyond the band limit, where a magnified lattice may end, the transfer function is zero
-        if x < 0 or y < 0 or z < 0 or x + 2 * width > sy or (y + width) * sy > sz:
-            return
-        if (z + width) * sz > grid.shape[0]:
-            return
-        o = z * sz + y * sy + x
-        if width == 4:
-            x4 = taps.taps4(table, kx, fx)
-            y4 = taps.taps4(table, ky, fy)
-            z4 = taps.taps4(table, kz, fz)
-            if insert:
-                v4 = taps.values4(values[p, b + h, a, 0], sign * values[p, b + h, a, 1], x4)
-                for k in range(4):
-                    for j in range(4):
-                        c = z4[k] * y4[j]
-                        for i in range(8):
-                            cuda.atomic.add(grid, o + k * sz + j * sy + i, c * v4[i])
-            else:
+        sign = np.float32(1)
+        begins[mine] = -1
+        if p < values.shape[0] and a * a + b * b < radius2[p] and (a > 0 or b >= 0):
+            fa = np.float32(a)
+            fb = np.float32(b)
+            ux = fa * rows3[p, 0, 0] + fb * rows3[p, 1, 0]
+            uy = fa * rows3[p, 0, 1] + fb * rows3[p, 1, 1]
+            uz = fa * rows3[p, 0, 2] + fb * rows3[p, 1, 2]
+            # the half grid has u_x >= 0: elsewhere the conjugate at -u
+            if ux < 0:
+                sign = np.float32(-1)
+            tx, ty, tz = sign * ux - half, sign * uy - half, sign * uz - half
+            jx, jy, jz = np.int32(math.ceil(tx)), np.int32(math.ceil(ty)), np.int32(math.ceil(tz))
+            x = 2 * jx + ox
+            y = jy + oy
+            z = jz + oz
+            # beyond the band limit, where a magnified lattice may end, the transfer function is zero
+            inside = x >= 0 and y >= 0 and z >= 0 and x + across <= sy and (y + width) * sy <= sz
+            if inside and (z + width) * sz <= grid.shape[0]:
+                begins[mine] = z * sz + y * sy + x
+                vx = np.float32(2) * (np.float32(jx) - tx) - np.float32(1)
+                vy = np.float32(2) * (np.float32(jy) - ty) - np.float32(1)
+                vz = np.float32(2) * (np.float32(jz) - tz) - np.float32(1)
+                for tap in range(width):
+                    wx = _weight(polynomial, tap, vx)
+                    wy = _weight(polynomial, tap, vy)
+                    wz = _weight(polynomial, tap, vz)
+                    weights[mine, tap] = wx
+                    weights[mine, width + tap] = wy
+                    weights[mine, 2 * width + tap] = wz
+                if insert:
+                    parts[mine, 0] = values[p, b + h, a, 0]
+                    parts[mine, 1] = sign * values[p, b + h, a, 1]
+        cuda.syncthreads()
+        lane = mine % WARP
+        if lane < used:
+            i = lane % across
+            above = lane // across
+            for s in range(mine - lane, mine - lane + WARP):
+                o = begins[s]
+                if o >= 0:
+                    w = weights[s, i // 2]
+                    if insert:
+                        w *= parts[s, i % 2]
+                    total = np.float32(0)
+                    for k in range(width):
+                        c = w * weights[s, 2 * width + k]
+                        for block in range(width // together):
+                            j = together * block + above
+                            at = o + k * sz + j * sy + i
+                            if insert:
+                                cuda.atomic.add(grid, at, c * weights[s, width + j])
+                            else:
+                                total += c * weights[s, width + j] * grid[at]
+                    if not insert:
+                        parts[s, lane] = total
+        if not insert:
+            cuda.syncthreads()
+            if begins[mine] >= 0:
                 re = np.float32(0)
                 im = np.float32(0)
-                for k in range(4):
-                    for j in range(4):
-                        c = z4[k] * y4[j]
-                        d = taps.dot_row4(grid, o + k * sz + j * sy, x4)
-                        re += c * d[0]
-                        im += c * d[1]
-                values[p, b + h, a, 0] = re
-                values[p, b + h, a, 1] = sign * im
-        else:
-            x6 = taps.taps6(table, kx, fx)
-            y6 = taps.taps6(table, ky, fy)
-            z6 = taps.taps6(table, kz, fz)
-            if insert:
-                v6 = taps.values6(values[p, b + h, a, 0], sign * values[p, b + h, a, 1], x6)
-                for k in range(6):
-                    for j in range(6):
-                        c = z6[k] * y6[j]
-                        for i in range(12):
-                            cuda.atomic.add(grid, o + k * sz + j * sy + i, c * v6[i])
-            else:
-                re = np.float32(0)
-                im = np.float32(0)
-                for k in range(6):
-                    for j in range(6):
-                        c = z6[k] * y6[j]
-                        d = taps.dot_row6(grid, o + k * sz + j * sy, x6)
-                        re += c * d[0]
-                        im += c * d[1]
+                for k in range(0, used, 2):
+                    re += parts[mine, k]
+                    im += parts[mine, k + 1]
                 values[p, b + h, a, 0] = re
                 values[p, b + h, a, 1] = sign * im
 
@@ -160,7 +186,7 @@ def _launch_slices(
     _, ny, nx = grid.shape
     _launch(
         _slice_kernel(window.width, insert), values.size // 2, grid.reshape(-1), ny * nx, nx, *origin, values,
-        rows, radius2, window.table,
+        rows, radius2, window.polynomial,
     )  # fmt: skip
 
 
@@ -239,7 +265,14 @@ def _plane_kernel(width: int) -> Any:
 
     @cuda.jit
     def kernel(
-        grid: Any, planes: Any, coefficients: Any, limit2: Any, group: Any, radial: Any, table: Any, pad: int
+        grid: Any,
+        planes: Any,
+        coefficients: Any,
+        limit2: Any,
+        group: Any,
+        radial: Any,
+        polynomial: Any,
+        pad: int,
     ) -> None:
         """Add all planes to one line of the grid, which no other thread touches."""
         length = grid.shape[1]
@@ -251,6 +284,7 @@ def _plane_kernel(width: int) -> Any:
             return
         centre = (grid.shape[2] - 2 * pad) // 2 + pad
         target = grid[ia, i + h]
+        added = cuda.local.array(width, np.float32)  # in registers: all loops over it are unrolled
         for p in range(planes.shape[0]):
             a1 = planes[p, 2] * ia
             b1 = planes[p, 3]
@@ -266,12 +300,12 @@ def _plane_kernel(width: int) -> Any:
                 if has_envelope(c):
                     value *= squared_envelope(line_quadratic(c[16], c[17], c[18], a1, a2, b1, b2), i)
                 x = planes[p, 0] * ia - half + planes[p, 1] * i
-                j = taps.first_point(x)
-                k, f = taps.table_row(np.float32(j - x))
-                if width == 4:
-                    taps.add_line4(target, j + centre, value, taps.taps4(table, k, f))
-                else:
-                    taps.add_line6(target, j + centre, value, taps.taps6(table, k, f))
+                j = np.int32(math.ceil(x))
+                v = np.float32(2 * (j - x) - 1)
+                for tap in range(width):
+                    added[tap] = value * _weight(polynomial, tap, v)
+                for tap in range(width):
+                    target[j + centre + tap] += added[tap]
 
     return kernel
 
@@ -280,7 +314,7 @@ def add_planes(grid: Array, planes: Float64, views: Views, radial: Float32, wind
     """Add planes to a grid of :class:`dcryo.operators.kernel.PlaneKernel`, in float64."""
     _launch(
         _plane_kernel(window.width), grid.shape[0] * grid.shape[1], grid, planes, views.coefficients,
-        views.limit2, views.group, radial, window.table, pad,
+        views.limit2, views.group, radial, window.polynomial, pad,
     )  # fmt: skip
 
 

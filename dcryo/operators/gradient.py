@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dcryo.arrays import Array, on_device
 from dcryo.operators.compiled import blocks, compile_kernel, for_each
+from dcryo.operators.vector import LANES, at_least, load, modulus, root, shifted, store
 
 Float32 = NDArray[np.float32]
 
@@ -60,6 +61,16 @@ def nearest(a: Any, b: Any, d: Any, isotropic: Any) -> Any:
     return clip(a), clip(b), clip(d)
 
 
+@inline
+def nearest_lanes(a: Any, b: Any, d: Any, isotropic: Any) -> Any:
+    """:func:`nearest` of vectors."""
+    one = np.float32(1)
+    if isotropic:
+        scale = one / at_least(root(a * a + b * b + d * d), one)
+        return a * scale, b * scale, d * scale
+    return a / at_least(modulus(a), one), b / at_least(modulus(b), one), d / at_least(modulus(d), one)
+
+
 @compile_kernel("void(f4[:,:,::1], f4[:,:,:,::1], f4[:,:,::1], f4, b1, i8, i8)")
 def _primal(z: Any, dual: Any, out: Any, mu: Any, nonnegative: bool, first: int, last: int) -> None:
     """Set out = z - mu D'dual, clipped at 0 if nonnegative, for planes first..last."""
@@ -89,23 +100,38 @@ def _dual_kernel(isotropic: bool) -> Any:
         The projection is that on unit balls, or unit cubes for the anisotropic norm.
         """
         nz, ny, nx = x.shape
+        whole = nx - nx % LANES
         for k in range(first, last):
             above = k + 1 if k + 1 < nz else 0
             for j in range(ny):
                 after = j + 1 if j + 1 < ny else 0
-                for i in range(nx):
+                row, up, next_row = x[k, j], x[above, j], x[k, after]
+                az, ay, ax = ahead[0, k, j], ahead[1, k, j], ahead[2, k, j]
+                dz, dy, dx = dual[0, k, j], dual[1, k, j], dual[2, k, j]
+                for i in range(0, whole, LANES):
+                    c = load(row, i)
+                    right = i + LANES if i + LANES < nx else 0
+                    a = load(az, i) + (load(up, i) - c) * step
+                    b = load(ay, i) + (load(next_row, i) - c) * step
+                    d = load(ax, i) + (shifted(c, row[right]) - c) * step
+                    a, b, d = nearest_lanes(a, b, d, isotropic)
+                    store(az, i, a + (a - load(dz, i)) * momentum)
+                    store(ay, i, b + (b - load(dy, i)) * momentum)
+                    store(ax, i, d + (d - load(dx, i)) * momentum)
+                    store(dz, i, a)
+                    store(dy, i, b)
+                    store(dx, i, d)
+                for i in range(whole, nx):
                     right = i + 1 if i + 1 < nx else 0
-                    c = x[k, j, i]
-                    a = ahead[0, k, j, i] + step * (x[above, j, i] - c)
-                    b = ahead[1, k, j, i] + step * (x[k, after, i] - c)
-                    d = ahead[2, k, j, i] + step * (x[k, j, right] - c)
+                    c = row[i]
+                    a = az[i] + step * (up[i] - c)
+                    b = ay[i] + step * (next_row[i] - c)
+                    d = ax[i] + step * (row[right] - c)
                     a, b, d = nearest(a, b, d, isotropic)
-                    ahead[0, k, j, i] = a + momentum * (a - dual[0, k, j, i])
-                    ahead[1, k, j, i] = b + momentum * (b - dual[1, k, j, i])
-                    ahead[2, k, j, i] = d + momentum * (d - dual[2, k, j, i])
-                    dual[0, k, j, i] = a
-                    dual[1, k, j, i] = b
-                    dual[2, k, j, i] = d
+                    az[i] = a + momentum * (a - dz[i])
+                    ay[i] = b + momentum * (b - dy[i])
+                    ax[i] = d + momentum * (d - dx[i])
+                    dz[i], dy[i], dx[i] = a, b, d
 
     return kernel
 

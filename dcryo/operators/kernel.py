@@ -14,15 +14,15 @@ transform only 1-D transforms along the dominant axis remain.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dcryo.arrays import Array, fourier, module, namespace, on_device
-from dcryo.operators import taps
 from dcryo.operators.compiled import blocks, compile_kernel, for_each
+from dcryo.operators.resampling import add_resampled
+from dcryo.operators.spreading import spread_line
 from dcryo.operators.transfer import (
     has_envelope,
     line_phase,
@@ -33,78 +33,74 @@ from dcryo.operators.transfer import (
     squared_envelope,
 )
 from dcryo.operators.views import Radial, Views
-from dcryo.operators.window import Window, even_fast_length
+from dcryo.operators.window import TAPS, Window, even_fast_length
 
 Float32 = NDArray[np.float32]
 
 
-@lru_cache
-def _slab_kernel(width: int) -> Any:
-    half = width / 2
+@compile_kernel("void(f8[:,::1], i8, f8[:,::1], f8[:,::1], f8[::1], i8[::1], f4[:,::1], f4[:,::1], i8, i8)")
+def _add_slab(
+    grid: Any,
+    ia: int,
+    planes: Any,
+    coefficients: Any,
+    limit2: Any,
+    group: Any,
+    radial: Any,
+    polynomial: Any,
+    width: int,
+    pad: int,
+) -> None:
+    """Add line ``ia`` of every plane to the slab ``grid`` (L, Gd + 2 pad).
 
-    @compile_kernel("void(f8[:,::1], i8, f8[:,::1], f8[:,::1], f8[::1], i8[::1], f4[:,::1], f4[:,:,::1], i8)")
-    def kernel(
-        grid: Any,
-        ia: int,
-        planes: Any,
-        coefficients: Any,
-        limit2: Any,
-        group: Any,
-        radial: Any,
-        table: Any,
-        pad: int,
-    ) -> None:
-        """Add line ``ia`` of every plane to the slab ``grid`` (L, Gd + 2 pad).
-
-        planes (P, 7): slope of the dominant coordinate along a and b in its grid cells, steps of v1 and v2
-        along a and b in rad/voxel, weight.
-        """
-        length = grid.shape[0]
-        h = length // 2
-        centre = (grid.shape[1] - 2 * pad) // 2 + pad
-        slab = np.zeros(grid.shape, np.float32)
-        value = np.empty(length, np.float32)
-        for p in range(planes.shape[0]):
-            a1 = planes[p, 2] * ia
-            b1 = planes[p, 3]
-            a2 = planes[p, 4] * ia
-            b2 = planes[p, 5]
-            s = line_quadratic(1.0, 0.0, 1.0, a1, a2, b1, b2)
-            s0, s1, s2 = s
-            spread = s1 * s1 - 4 * s2 * (s0 - limit2[p])
-            if spread <= 0:
-                continue
-            root = math.sqrt(spread)
-            first = max(1 - h, int(math.ceil((-s1 - root) / (2 * s2) + 1e-9)))
-            last = min(h - 1, int(math.floor((-s1 + root) / (2 * s2) - 1e-9)))
-            if last < first:
-                continue
-            c = coefficients[p]
-            q = line_phase(c, a1, a2, b1, b2)
-            profile = radial[group[p]]
-            weight = np.float32(planes[p, 6] * (0.5 if ia == 0 else 1.0))
-            for i in range(first, last + 1):
-                value[i - first] = squared(q, i, weight, lookup(profile, quadratic(s, i)))
-            if has_envelope(c):
-                e = line_quadratic(c[16], c[17], c[18], a1, a2, b1, b2)
-                for i in range(first, last + 1):
-                    value[i - first] *= squared_envelope(e, i)
-            start = planes[p, 0] * ia - half
-            slope = planes[p, 1]
-            for i in range(first, last + 1):
-                x = start + slope * i
-                j = taps.first_point(x)
-                k, f = taps.table_row(np.float32(j - x))
-                line = slab[i + h]
-                if width == 4:
-                    taps.add_line4(line, j + centre, value[i - first], taps.taps4(table, k, f))
-                else:
-                    taps.add_line6(line, j + centre, value[i - first], taps.taps6(table, k, f))
-        for y in range(grid.shape[0]):
-            for x in range(grid.shape[1]):
-                grid[y, x] += slab[y, x]
-
-    return kernel
+    planes (P, 7): slope of the dominant coordinate along a and b in its grid cells, steps of v1 and v2
+    along a and b in rad/voxel, weight.
+    """
+    length, depth = grid.shape
+    h = length // 2
+    centre = (depth - 2 * pad) // 2 + pad
+    # the vector of the last sample may reach beyond the slab
+    slab = np.zeros(length * depth + TAPS, np.float32)
+    value = np.empty(length, np.float32)
+    place = np.empty(length, np.int32)
+    fraction = np.empty(length, np.float32)
+    for p in range(planes.shape[0]):
+        a1 = planes[p, 2] * ia
+        b1 = planes[p, 3]
+        a2 = planes[p, 4] * ia
+        b2 = planes[p, 5]
+        s = line_quadratic(1.0, 0.0, 1.0, a1, a2, b1, b2)
+        s0, s1, s2 = s
+        spread = s1 * s1 - 4 * s2 * (s0 - limit2[p])
+        if spread <= 0:
+            continue
+        root = math.sqrt(spread)
+        first = max(1 - h, int(math.ceil((-s1 - root) / (2 * s2) + 1e-9)))
+        count = min(h - 1, int(math.floor((-s1 + root) / (2 * s2) - 1e-9))) - first + 1
+        if count <= 0:
+            continue
+        c = coefficients[p]
+        q = line_phase(c, a1, a2, b1, b2)
+        profile = radial[group[p]]
+        weight = np.float32(planes[p, 6] * (0.5 if ia == 0 else 1.0))
+        start = planes[p, 0] * ia - width / 2
+        slope = planes[p, 1]
+        for i in range(count):
+            b = first + i
+            value[i] = squared(q, b, weight, lookup(profile, quadratic(s, b)))
+            x = start + slope * b
+            j = np.ceil(x)
+            fraction[i] = np.float32(2 * (j - x) - 1)
+            place[i] = np.int32(j) + np.int32(centre + (b + h) * depth)
+        if has_envelope(c):
+            e = line_quadratic(c[16], c[17], c[18], a1, a2, b1, b2)
+            for i in range(count):
+                value[i] *= squared_envelope(e, first + i)
+        for i in range(count):
+            spread_line(slab, np.int64(place[i]), polynomial, fraction[i], value[i])
+    for y in range(length):
+        for x in range(depth):
+            grid[y, x] += slab[y * depth + x]
 
 
 class PlaneKernel:
@@ -144,22 +140,29 @@ class PlaneKernel:
             for (grid, _, part), plane in zip(work, planes, strict=True):
                 cuda.add_planes(grid, plane, part, table, self.window, self.pad)
             return
-        kernel = _slab_kernel(self.window.width)
 
         def slab(ia: int) -> None:
             for (grid, _, part), plane in zip(work, planes, strict=True):
-                kernel(grid[ia], ia, plane, part.coefficients, part.limit2, part.group, table,
-                       self.window.table, self.pad)  # fmt: skip
+                _add_slab(grid[ia], ia, plane, part.coefficients, part.limit2, part.group, table,
+                          self.window.polynomial, self.window.width, self.pad)  # fmt: skip
 
         for_each(slab, range(self.length // 2 + 1), threads)
 
     def spectrum(self, threads: int = 0) -> Float32:
         """Real spectrum of r on the padded lattice, (L, L, L//2+1) float32 in the layout of rfftn."""
-        length = self.length
+        length, depth, pad = self.length, self.depth, self.pad
         out: Float32 = module(self.device).zeros((length, length, length // 2 + 1), np.float32)
+        lags = np.arange(self.n)
+        # (-1)^lag moves the origin from cell depth/2 to 0
+        factor = ((-1.0) ** lags / self.window.transform(lags, depth)).astype(np.float32)
         for axis in sorted(self._grids):
-            along = self._resample(self._grids.pop(axis), threads)
-            _add_oriented(out, along, axis)
+            grid = self._grids.pop(axis)
+            grid[:, :, depth : depth + pad] += grid[:, :, :pad]
+            grid[:, :, pad : 2 * pad] += grid[:, :, depth + pad :]
+            if on_device(grid):
+                _add_oriented(out, self._resample(grid, factor), axis)
+            else:
+                add_resampled(out, grid, axis, factor, pad, threads)
         return out
 
     def _grid(self, axis: int) -> Array:
@@ -189,30 +192,19 @@ class PlaneKernel:
             axis=1,
         )
 
-    def _resample(self, grid: Array, threads: int) -> Array:
+    def _resample(self, grid: Array, factor: Float32) -> Array:
         """From the spread samples along the dominant axis to the L lattice frequencies, (L//2+1, L, L)."""
         xp = namespace(grid)
         pad, depth, n, length = self.pad, self.depth, self.n, self.length
-        grid[:, :, depth : depth + pad] += grid[:, :, :pad]
-        grid[:, :, pad : 2 * pad] += grid[:, :, depth + pad :]
-        lags = np.arange(n)
-        # (-1)^lag moves the origin from cell depth/2 to 0; irfft divides by L
-        factor = (length * (-1.0) ** lags / self.window.transform(lags, depth)).astype(np.float32)
-        factor = xp.asarray(factor)
+        scale = xp.asarray(factor * length)  # irfft divides by L
         out = xp.empty((grid.shape[0], length, length), np.float32)
-
-        def work(part: slice) -> None:
-            lines = xp.ascontiguousarray(grid[part, :, pad : depth + pad], np.float32)
-            lagged = xp.zeros((*lines.shape[:2], length // 2 + 1), np.complex64)
-            with fourier(lines) as fft:
+        for part in blocks(len(grid), self.LINES):
+            samples = xp.ascontiguousarray(grid[part, :, pad : depth + pad], np.float32)
+            lagged = xp.zeros((*samples.shape[:2], length // 2 + 1), np.complex64)
+            with fourier(samples) as fft:
                 # real samples have a Hermitian transform: lags 0..n-1 say it all, and the spectrum is real
-                lagged[:, :, :n] = fft.rfft(lines, axis=2)[:, :, :n] * factor
+                lagged[:, :, :n] = fft.rfft(samples, axis=2)[:, :, :n] * scale
                 out[part] = fft.irfft(lagged, n=length, axis=2)
-
-        if on_device(grid):
-            for_each(work, blocks(len(grid), self.LINES), 1)
-        else:
-            for_each(work, blocks(len(grid), 1), threads)
         return out
 
 

@@ -19,9 +19,10 @@ from dcryo.errors import InputError
 from dcryo.operators import reference
 from dcryo.operators.compiled import blocks, for_each, thread_count
 from dcryo.operators.kernel import PlaneKernel, padded_length
+from dcryo.operators.lines import filter_columns
 from dcryo.operators.projector import grid_to_volume, insert_images
 from dcryo.operators.slices import HalfGrid
-from dcryo.operators.views import Radial, Views
+from dcryo.operators.views import Radial, Views, concatenate
 from dcryo.operators.window import window
 
 Float64 = NDArray[np.float64]
@@ -100,6 +101,10 @@ class Convolution:
         workers = thread_count(self.threads)
         with fourier(volume, workers) as fft:
             x = fft.rfft(volume, n=length, axis=2)
+        # the library does what is left: the last few columns, double precision, and everything on a GPU
+        single = x.dtype == np.complex64 and self.spectrum.dtype == np.float32
+        first = filter_columns(x, self.spectrum, self.threads) if single and not on_device(volume) else 0
+        size = self.DEVICE_COLUMNS if on_device(volume) else self.COLUMNS
 
         def columns(part: slice) -> None:
             with fourier(volume) as fft:
@@ -109,19 +114,23 @@ class Convolution:
                 y = fft.ifft(z, axis=0, overwrite_x=True)[:n]
                 x[:, :, part] = fft.ifft(y, axis=1, overwrite_x=True)[:, :n]
 
-        if on_device(volume):
-            for_each(columns, blocks(x.shape[2], self.DEVICE_COLUMNS), 1)
-        else:
-            for_each(columns, blocks(x.shape[2], self.COLUMNS), self.threads)
+        parts = [slice(first + part.start, first + part.stop) for part in blocks(x.shape[2] - first, size)]
+        for_each(columns, parts, 1 if on_device(volume) else self.threads)
         with fourier(volume, workers) as fft:
             out: Real = namespace(volume).ascontiguousarray(fft.irfft(x, n=length, axis=2)[:, :, :n])
         return out
+
+
+KERNEL_BATCH = 2048
+"""Particles whose kernels are added at once, and no more than twice as many: few float32 sums for a cell, and
+seldom a walk through all of them."""
 
 
 class Accumulator:
     """Folds batches of particles into one :class:`NormalEquations`.
 
     Sums inside a batch are float32, across batches float64; the batches are the caller's and fix the bits.
+    The kernel needs no images, and waits for more views than a batch has.
     ``accuracy`` is a window's name, or "reference" for direct float64 sums (small boxes only, on the CPU).
     On the device "cuda" images come, sums stay, and the result is returned there.
     """
@@ -158,6 +167,7 @@ class Accumulator:
             self._geometry = HalfGrid(n, window(accuracy))
             self._kernel = PlaneKernel(n, self._geometry.window, device)
             self._grid = module(device).zeros(self._geometry.shape)
+            self._waiting: list[Views] = []
 
     def add(self, images: Array, views: Views) -> None:
         """Add P images (m, m), m >= n, with their views."""
@@ -171,13 +181,21 @@ class Accumulator:
             self.energy += insert_images(
                 self._grid, self._geometry, images, views, self.radial, self.symmetry, self.threads
             )
-            self._kernel.add(views, self.radial, self.symmetry, self.threads)
+            self._waiting.append(views)
+            if sum(map(len, self._waiting)) >= KERNEL_BATCH:
+                self._add_to_kernel()
         self.count += len(images)
+
+    def _add_to_kernel(self) -> None:
+        if self._waiting:
+            self._kernel.add(concatenate(self._waiting), self.radial, self.symmetry, self.threads)
+            self._waiting = []
 
     def finish(self) -> NormalEquations:
         """The sums so far; the accumulator is used up."""
         if self.reference:
             return NormalEquations(*self._direct, self.energy, self.count)
+        self._add_to_kernel()
         rhs = grid_to_volume(self._grid, self._geometry, self.threads)
         del self._grid
         return NormalEquations(rhs, self._kernel.spectrum(self.threads), self.energy, self.count)

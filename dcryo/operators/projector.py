@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcryo.arrays import Array, fourier, namespace, on_device
-from dcryo.operators.compiled import blocks, for_each, slabs, thread_count
+from dcryo.operators.compiled import blocks, for_each, slabs
+from dcryo.operators.grid_transform import from_half, to_half
 from dcryo.operators.slices import HalfGrid
 from dcryo.operators.transfer import ADJOINT, FORWARD, modulate
 from dcryo.operators.views import Radial, Views
@@ -24,9 +25,11 @@ from dcryo.operators.window import window
 
 Float32 = NDArray[np.float32]
 
-
 IMAGES = 32
 """Images that are transformed at once: few enough for their spectra to stay in the cache."""
+
+PLANES = 4
+"""Planes of a volume that are transformed along x at once, likewise."""
 
 
 def half_width(n: int) -> int:
@@ -59,13 +62,19 @@ def from_lattice(values: Array, n: int, threads: int = 1) -> Float32:
     xp = namespace(values)
     h = values.shape[2] - 1
     lattice = values.reshape(*values.shape[:2], -1).view(np.complex64)
-    spectrum = xp.zeros((len(values), n, n // 2 + 1), np.complex64)
-    spectrum[:, : h + 1, : h + 1] = lattice[:, h:]
-    spectrum[:, n - h :, : h + 1] = lattice[:, :h]
-    # the a = 0 column is stored for b >= 0 only; the rest follows from the image being real
-    spectrum[:, n - h :, 0] = xp.conj(spectrum[:, 1 : h + 1, 0][:, ::-1])
-    with fourier(spectrum, thread_count(threads)) as fft:
-        images: Float32 = xp.asarray(fft.irfft2(spectrum, s=(n, n)), np.float32)
+    images: Float32 = xp.empty((len(values), n, n), np.float32)
+
+    def work(part: slice) -> None:
+        some = lattice[part]
+        spectrum = xp.zeros((len(some), n, n // 2 + 1), np.complex64)
+        spectrum[:, : h + 1, : h + 1] = some[:, h:]
+        spectrum[:, n - h :, : h + 1] = some[:, :h]
+        # the a = 0 column is stored for b >= 0 only; the rest follows from the image being real
+        spectrum[:, n - h :, 0] = xp.conj(spectrum[:, 1 : h + 1, 0][:, ::-1])
+        with fourier(spectrum) as fft:
+            images[part] = fft.irfft2(spectrum, s=(n, n))
+
+    for_each(work, slabs(values, IMAGES), threads)
     return images
 
 
@@ -111,62 +120,6 @@ def lattice_radius2(views: Views, box: int) -> Float32:
     return np.asarray(radius**2 * (1 + 1e-6), np.float32)
 
 
-def fold(grid: Array, geometry: HalfGrid) -> Array:
-    """Padded half grid to the layout of rfftn, (G, G, G//2+1): margins wrapped, conjugate mirror added."""
-    return _fold(grid.view(np.complex128), geometry.size, geometry.pad)
-
-
-def _fold(g: Array, size: int, pad: int) -> Array:
-    xp = namespace(g)
-    g[size : size + pad, ...] += g[:pad, ...]
-    g[pad : 2 * pad, ...] += g[size + pad :, ...]
-    g = g[pad : size + pad, ...]
-    g[:, size : size + pad, :] += g[:, :pad, :]
-    g[:, pad : 2 * pad, :] += g[:, size + pad :, :]
-    g = g[:, pad : size + pad, :]
-    out = xp.fft.ifftshift(xp.astype(g[:, :, pad : pad + size // 2 + 1], xp.complex64), axes=(0, 1))
-    half = size // 2
-    for j in range(pad + 1):
-        out[:, :, j] += _mirror(g[:, :, pad - j])
-        if j < pad:
-            out[:, :, half - j] += _mirror(g[:, :, pad + half + j])
-    return out
-
-
-def _mirror(plane: Array) -> Array:
-    """Conjugate point reflection of a centred (even) plane, in FFT order."""
-    xp = namespace(plane)
-    flipped = xp.roll(plane[::-1, ::-1], (1, 1), axis=(0, 1))
-    return xp.astype(xp.conj(xp.fft.ifftshift(flipped)), xp.complex64)
-
-
-def unfold(spectrum: Array, geometry: HalfGrid) -> Array:
-    """Inverse access pattern of :func:`fold`: rfftn layout to the padded half grid, float32."""
-    return _unfold(spectrum, geometry.size, geometry.pad).view(np.float32)
-
-
-def _unfold(spectrum: Array, size: int, pad: int) -> Array:
-    xp = namespace(spectrum)
-    half = size // 2
-    wrapped = (xp.arange(size + 2 * pad) - pad - half) % size
-    reflected = (-wrapped) % size
-    out = xp.zeros((size + 2 * pad, size + 2 * pad, half + 1 + 2 * pad), dtype=xp.complex64)
-    out[:, :, pad : pad + half + 1] = xp.take(xp.take(spectrum, wrapped, axis=0), wrapped, axis=1)
-
-    def mirrored(plane: Array) -> Array:
-        return xp.conj(xp.take(xp.take(plane, reflected, axis=0), reflected, axis=1))
-
-    for j in range(1, pad + 1):
-        out[:, :, pad - j] = mirrored(spectrum[:, :, j])
-        out[:, :, pad + half + j] = mirrored(spectrum[:, :, half - j])
-    return out
-
-
-def _positions(n: int, size: int) -> NDArray[np.int64]:
-    """Where the centred coordinates of a box of n lie on a periodic axis of ``size`` points."""
-    return (np.arange(n) - n // 2) % size
-
-
 def _deblur(n: int, geometry: HalfGrid) -> Float32:
     kappa = geometry.window.transform(np.arange(n) - n // 2, geometry.size)
     return np.asarray(1 / kappa, np.float32)
@@ -176,33 +129,43 @@ def grid_to_volume(grid: Array, geometry: HalfGrid, threads: int = 0) -> Float32
     """Finish a backprojection: (n, n, n) volume of an accumulated grid, which is used up."""
     xp = namespace(grid)
     n, size = geometry.n, geometry.size
-    keep = xp.asarray(_positions(n, size))
     inverse = xp.asarray(_deblur(n, geometry))
-    with fourier(grid, thread_count(threads)) as fft:
-        x = fft.ifft(fold(grid, geometry), axis=0, overwrite_x=True, norm="forward")[keep]
-        x = fft.ifft(x, axis=1, overwrite_x=True, norm="forward")[:, keep]
-        x = fft.irfft(x, n=size, axis=2, norm="forward")[:, :, keep]
-    x *= inverse[:, None, None] * inverse[None, :, None]
-    x *= inverse
-    volume: Float32 = xp.ascontiguousarray(x, np.float32)
-    return volume
+    half = to_half(grid, n, size, geometry.pad, threads)
+    out: Float32 = xp.empty((n, n, n), np.float32)
+
+    def work(part: slice) -> None:
+        with fourier(half) as fft:
+            x = fft.irfft(half[part], n=size, axis=2, norm="forward")
+        weight = (inverse[part, None] * inverse)[:, :, None]
+        for box, periodic in _halves(n, size):
+            xp.multiply(x[:, :, periodic], weight * inverse[box], out=out[part, :, box])
+
+    for_each(work, slabs(half, PLANES), threads)
+    return out
 
 
 def volume_to_grid(volume: Array, geometry: HalfGrid, threads: int = 0) -> Array:
     """Start a projection: the padded half grid, float32, of an (n, n, n) volume."""
     xp = namespace(volume)
     n, size = geometry.n, geometry.size
-    at = xp.asarray(_positions(n, size))
     inverse = xp.asarray(_deblur(n, geometry))
-    x = xp.zeros((n, n, size), np.float32)
-    x[:, :, at] = volume * (inverse[:, None, None] * inverse[None, :, None]) * inverse
-    with fourier(volume, thread_count(threads)) as fft:
-        y = xp.zeros((n, size, size // 2 + 1), np.complex64)
-        y[:, at] = fft.rfft(x, axis=2)
-        y = fft.fft(y, axis=1, overwrite_x=True)
-        z = xp.zeros((size, size, size // 2 + 1), np.complex64)
-        z[at] = y
-        return unfold(fft.fft(z, axis=0, overwrite_x=True), geometry)
+    half = xp.empty((n, n, size // 2 + 1), np.complex64)
+
+    def work(part: slice) -> None:
+        x = xp.zeros((len(volume[part]), n, size), np.float32)
+        weight = (inverse[part, None] * inverse)[:, :, None]
+        for box, periodic in _halves(n, size):
+            xp.multiply(volume[part, :, box], weight * inverse[box], out=x[:, :, periodic])
+        with fourier(volume) as fft:
+            half[part] = fft.rfft(x, axis=2)
+
+    for_each(work, slabs(volume, PLANES), threads)
+    return from_half(half, size, geometry.pad, threads)
+
+
+def _halves(n: int, size: int) -> list[tuple[slice, slice]]:
+    """The two runs of positions along an axis: in the box, and on a periodic axis of ``size`` points."""
+    return [(slice(n // 2, n), slice(n - n // 2)), (slice(n // 2), slice(size - n // 2, size))]
 
 
 def halve_origin(values: Array) -> None:
@@ -261,7 +224,7 @@ def backproject(
     (n, n, n) float32, where the images are
     """
     geometry = HalfGrid(n, window(accuracy))
-    grid = namespace(images).zeros(geometry.shape)
+    grid = namespace(images).zeros(geometry.shape, np.float32)
     insert_images(grid, geometry, images, views, radial, threads=threads)
     return grid_to_volume(grid, geometry, threads)
 
@@ -270,7 +233,7 @@ def insert_images(
     grid: Array, geometry: HalfGrid, images: Array, views: Views, radial: Radial,
     rotations: NDArray[np.float64] | None = None, threads: int = 0,
 ) -> float:  # fmt: skip
-    """Add Hᵀ W b of P images to a grid; returns their energy bᵀ W b.
+    """Add Hᵀ W b of P images to a grid, float64 or float32; returns their energy bᵀ W b.
 
     With ``rotations`` (G, 3, 3), a point group, every image is inserted at all G equivalent poses with the
     weight 1/G.

@@ -15,30 +15,76 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from dcryo.arrays import Array, on_device
-from dcryo.operators import taps
 from dcryo.operators.compiled import compile_kernel, for_each
+from dcryo.operators.spreading import LANES, gather, spread
 from dcryo.operators.window import Window
 
 TILE = 32
-"""Edge of a tile in grid cells: 32^3 complex64 with margins is 0.4 MB, the size of a second-level cache."""
+"""Edge of a tile in grid cells: 32^3 complex64 with margins is 0.5 MB, a part of a second-level cache."""
+
+MARGIN = 1
+"""Cells below a tile, as above: a sample is given to its tile in float64 and placed in float32."""
+
+_TINY = 1e-30
+
+_exact = njit(nogil=True, error_model="numpy")
+"""Without fast mathematics: which tile a sample belongs to must be decided alike by all of its neighbours."""
+
+
+@_exact
+def _disc(first: Any, last: Any, b0: int, h: int, radius2: float) -> None:
+    """Runs of columns [first, last] of the rows b0, b0 + 1, ...: a >= 0 and a^2 + b^2 < radius2."""
+    for i in range(len(first)):
+        b = np.float64(b0 + i)
+        room = radius2 - b * b
+        a = np.floor(math.sqrt(max(room, 0.0)))
+        a -= 1.0 if a * a >= room else 0.0
+        first[i] = np.int32(1 if b0 + i < 0 else 0)
+        last[i] = np.int32(min(a, np.float64(h)))
+
+
+@_exact
+def _run(
+    first: Any, last: Any, b0: int, h: int, slope: float, across: float, low: float, high: float, closed: bool
+) -> None:
+    """Narrow runs of columns to low < u <= high, or low <= u where ``closed``, for u = slope a + across b."""
+    # a row along the wall of a tile is given to one side of it as if it were tilted
+    slope = slope if slope != 0 else math.copysign(_TINY, slope)
+    inverse = 1 / np.float64(slope)
+    end = h + 2.0
+    for i in range(len(first)):
+        offset = np.float64(across) * np.float64(b0 + i)
+        enter = min(max((low - offset) * inverse, -2.0), end)
+        leave = min(max((high - offset) * inverse, -2.0), end)
+        if slope > 0:
+            begin = np.ceil(enter) if closed else np.floor(enter) + 1
+            first[i] = max(first[i], np.int32(begin))
+            last[i] = min(last[i], np.int32(np.floor(leave)))
+        else:
+            stop = np.floor(enter) if closed else np.ceil(enter) - 1
+            first[i] = max(first[i], np.int32(np.ceil(leave)))
+            last[i] = min(last[i], np.int32(stop))
 
 
 @lru_cache
 def _tile_kernel(width: int, insert: bool) -> Any:
     """Kernel that spreads (insert) or gathers (not insert) all samples of one tile."""
     half = np.float32(width / 2)
+    edge = TILE + width + 2 * MARGIN
 
-    @compile_kernel("i8(f4[::1], f4[:,:,:,::1], f4[:,:,::1], f4[::1], f4[:,:,::1], i8, i8, i8)")
+    @compile_kernel("i8(f4[::1], f4[:,:,:,::1], f4[:,:,::1], f4[::1], f4[:,::1], i8, i8, i8)")
     def kernel(
-        buffer: Any, values: Any, rows3: Any, radius2: Any, table: Any, lx: int, ly: int, lz: int
+        tile: Any, values: Any, rows3: Any, radius2: Any, polynomial: Any, lx: int, ly: int, lz: int
     ) -> int:
         h = values.shape[2] - 1
-        sy = 2 * (TILE + width)
-        sz = sy * (TILE + width)
-        # base indices j = ceil(u - W/2) in [l, l + TILE) mean u in (box, box + TILE]
+        # strides as they are needed: for positions in vectors of int32, for addresses in int64
+        sy, sz = np.int32(2 * edge), np.int32(2 * edge * edge)
+        step_y, step_z = np.int64(sy), np.int64(sz)
+        # first points j = ceil(u - W/2) in [l, l + TILE) mean u in (box, box + TILE]
         box_x = lx - 1 + width / 2
         box_y = ly - 1 + width / 2
         box_z = lz - 1 + width / 2
@@ -46,6 +92,13 @@ def _tile_kernel(width: int, insert: bool) -> Any:
         cy = box_y + TILE / 2
         cz = box_z + TILE / 2
         sphere2 = 0.75 * TILE * TILE
+        corner = np.int32(2 * (lx - MARGIN) + sy * (ly - MARGIN) + sz * (lz - MARGIN))
+        first = np.empty(2 * h + 1, np.int32)
+        last = np.empty(2 * h + 1, np.int32)
+        place = np.empty(h + 1, np.int32)
+        fx = np.empty(h + 1, np.float32)
+        fy = np.empty(h + 1, np.float32)
+        fz = np.empty(h + 1, np.float32)
         count = 0
         for p in range(values.shape[0]):
             m00, m01, m02 = rows3[p, 0, 0], rows3[p, 0, 1], rows3[p, 0, 2]
@@ -66,111 +119,67 @@ def _tile_kernel(width: int, insert: bool) -> Any:
             r2 = radius2[p]
             for side in range(2):
                 sign = np.float32(1 - 2 * side)
-                ac = sign * a0
-                bc = sign * b0
-                if ac + reach_a < 0:
+                if sign * a0 + reach_a < 0:
                     continue
-                n00, n01, n02 = sign * m00, sign * m01, sign * m02
-                n10, n11, n12 = sign * m10, sign * m11, sign * m12
-                b_first = max(-h, int(math.ceil(bc - reach_b)))
-                b_last = min(h, int(math.floor(bc + reach_b)))
+                b_first = max(-h, int(math.ceil(sign * b0 - reach_b)))
+                b_last = min(h, int(math.floor(sign * b0 + reach_b)))
+                if b_last < b_first:
+                    continue
+                some_first = first[: b_last - b_first + 1]
+                some_last = last[: b_last - b_first + 1]
+                _disc(some_first, some_last, b_first, h, r2)
+                nx, ny, nz = sign * m00, sign * m01, sign * m02
+                ox, oy, oz = sign * m10, sign * m11, sign * m12
+                _run(some_first, some_last, b_first, h, nx, ox, 0.0, np.inf, side == 0)
+                _run(some_first, some_last, b_first, h, nx, ox, box_x, lx + TILE - 1 + width / 2, False)
+                _run(some_first, some_last, b_first, h, ny, oy, box_y, ly + TILE - 1 + width / 2, False)
+                _run(some_first, some_last, b_first, h, nz, oz, box_z, lz + TILE - 1 + width / 2, False)
                 for b in range(b_first, b_last + 1):
-                    room = r2 - b * b
-                    if room <= 0:
+                    begin = first[b - b_first]
+                    length = last[b - b_first] - begin + 1
+                    if length <= 0:
                         continue
-                    a_max = min(ac + reach_a, math.sqrt(room))
-                    a_min = max(0.0, ac - reach_a)
                     fb = np.float32(b)
-                    ox = fb * n10
-                    oy = fb * n11
-                    oz = fb * n12
-                    if n00 > 1e-6:
-                        a_min = max(a_min, (box_x - ox) / n00)
-                        a_max = min(a_max, (box_x + TILE - ox) / n00)
-                    elif n00 < -1e-6:
-                        a_min = max(a_min, (box_x + TILE - ox) / n00)
-                        a_max = min(a_max, (box_x - ox) / n00)
-                    if n01 > 1e-6:
-                        a_min = max(a_min, (box_y - oy) / n01)
-                        a_max = min(a_max, (box_y + TILE - oy) / n01)
-                    elif n01 < -1e-6:
-                        a_min = max(a_min, (box_y + TILE - oy) / n01)
-                        a_max = min(a_max, (box_y - oy) / n01)
-                    if n02 > 1e-6:
-                        a_min = max(a_min, (box_z - oz) / n02)
-                        a_max = min(a_max, (box_z + TILE - oz) / n02)
-                    elif n02 < -1e-6:
-                        a_min = max(a_min, (box_z + TILE - oz) / n02)
-                        a_max = min(a_max, (box_z - oz) / n02)
-                    if a_max < a_min - 0.01:
-                        continue
-                    for a in range(max(0, int(a_min) - 1), min(h, int(a_max) + 2) + 1):
-                        if a * a + b * b >= r2 or (a == 0 and b < 0):
-                            continue
-                        fa = np.float32(a)
-                        ux = fa * n00 + ox
-                        uy = fa * n01 + oy
-                        uz = fa * n02 + oz
-                        if ux < 0 or (ux == 0 and side == 1):
-                            continue
-                        tx, ty, tz = ux - half, uy - half, uz - half
-                        jx, jy, jz = taps.first_point(tx), taps.first_point(ty), taps.first_point(tz)
-                        bx, by, bz = jx - lx, jy - ly, jz - lz
-                        if bx < 0 or bx >= TILE or by < 0 or by >= TILE or bz < 0 or bz >= TILE:
-                            continue
-                        kx, fx = taps.table_row(np.float32(jx) - tx)
-                        ky, fy = taps.table_row(np.float32(jy) - ty)
-                        kz, fz = taps.table_row(np.float32(jz) - tz)
-                        o = bz * sz + by * sy + 2 * bx
-                        if width == 4:
-                            x4 = taps.taps4(table, kx, fx)
-                            y4 = taps.taps4(table, ky, fy)
-                            z4 = taps.taps4(table, kz, fz)
-                            if insert:
-                                v4 = taps.values4(values[p, b + h, a, 0], sign * values[p, b + h, a, 1], x4)
-                                for z in range(4):
-                                    for y in range(4):
-                                        taps.add_row4(buffer, o + z * sz + y * sy, z4[z] * y4[y], v4)
-                            else:
-                                re = np.float32(0)
-                                im = np.float32(0)
-                                for z in range(4):
-                                    for y in range(4):
-                                        c = z4[z] * y4[y]
-                                        d = taps.dot_row4(buffer, o + z * sz + y * sy, x4)
-                                        re += c * d[0]
-                                        im += c * d[1]
-                                values[p, b + h, a, 0] = re
-                                values[p, b + h, a, 1] = sign * im
+                    for i in range(length):
+                        fa = np.float32(begin + i)
+                        tx = fa * nx + (fb * ox - half)
+                        ty = fa * ny + (fb * oy - half)
+                        tz = fa * nz + (fb * oz - half)
+                        jx, jy, jz = np.ceil(tx), np.ceil(ty), np.ceil(tz)
+                        fx[i] = np.float32(2) * (jx - tx) - np.float32(1)
+                        fy[i] = np.float32(2) * (jy - ty) - np.float32(1)
+                        fz[i] = np.float32(2) * (jz - tz) - np.float32(1)
+                        place[i] = 2 * np.int32(jx) + sy * np.int32(jy) + sz * np.int32(jz) - corner
+                    line = values[p, b + h, begin : begin + length]
+                    for i in range(length):
+                        if insert:
+                            spread(
+                                width, tile, np.int64(place[i]), step_y, step_z, polynomial,
+                                fx[i], fy[i], fz[i], line[i, 0], sign * line[i, 1],
+                            )  # fmt: skip
                         else:
-                            x6 = taps.taps6(table, kx, fx)
-                            y6 = taps.taps6(table, ky, fy)
-                            z6 = taps.taps6(table, kz, fz)
-                            if insert:
-                                v6 = taps.values6(values[p, b + h, a, 0], sign * values[p, b + h, a, 1], x6)
-                                for z in range(6):
-                                    for y in range(6):
-                                        taps.add_row6(buffer, o + z * sz + y * sy, z6[z] * y6[y], v6)
-                            else:
-                                re = np.float32(0)
-                                im = np.float32(0)
-                                for z in range(6):
-                                    for y in range(6):
-                                        c = z6[z] * y6[y]
-                                        d = taps.dot_row6(buffer, o + z * sz + y * sy, x6)
-                                        re += c * d[0]
-                                        im += c * d[1]
-                                values[p, b + h, a, 0] = re
-                                values[p, b + h, a, 1] = sign * im
-                        count += 1
+                            re, im = gather(
+                                width,
+                                tile,
+                                np.int64(place[i]),
+                                np.int64(sy),
+                                np.int64(sz),
+                                polynomial,
+                                fx[i],
+                                fy[i],
+                                fz[i],
+                            )
+                            line[i, 0] = re
+                            line[i, 1] = sign * im
+                    count += length
         return count
 
     return kernel
 
 
-@compile_kernel("void(f8[:,:,::1], f4[:,:,::1], i8, i8, i8)")
+@compile_kernel("void(f8[:,:,::1], f4[:,:,::1], i8, i8, i8)", "void(f4[:,:,::1], f4[:,:,::1], i8, i8, i8)")
 def _add_tile(grid: Any, tile: Any, z0: int, y0: int, x0: int) -> None:
-    """Add a float32 tile to the float64 grid where the two overlap; x in interleaved units."""
+    """Add a float32 tile to the grid where the two overlap; x in interleaved units."""
     nz, ny, nx = grid.shape
     for z in range(max(0, -z0), min(tile.shape[0], nz - z0)):
         for y in range(max(0, -y0), min(tile.shape[1], ny - y0)):
@@ -180,9 +189,8 @@ def _add_tile(grid: Any, tile: Any, z0: int, y0: int, x0: int) -> None:
 
 @compile_kernel("void(f4[:,:,::1], f4[:,:,::1], i8, i8, i8)")
 def _load_tile(grid: Any, tile: Any, z0: int, y0: int, x0: int) -> None:
-    """Copy the part of the grid under a tile into it, zeros outside."""
+    """Copy the part of the grid under an empty tile into it."""
     nz, ny, nx = grid.shape
-    tile[:] = 0
     for z in range(max(0, -z0), min(tile.shape[0], nz - z0)):
         for y in range(max(0, -y0), min(tile.shape[1], ny - y0)):
             for x in range(max(0, -x0), min(tile.shape[2], nx - x0)):
@@ -201,7 +209,8 @@ class HalfGrid:
         self.n = n
         self.window = window
         self.pad = window.width // 2 + 1
-        self.size = max(window.grid_size(n), 2 * self.pad)  # a margin mirrors what is inside
+        # a margin mirrors what is inside, and columns are transformed LANES at a time
+        self.size = max(window.grid_size(n), 2 * self.pad, 2 * LANES)
         side = self.size + 2 * self.pad
         self.shape = (side, side, 2 * (self.size // 2 + 1 + 2 * self.pad))
 
@@ -228,13 +237,16 @@ class HalfGrid:
         return self.size // 2 + self.pad, self.size // 2 + self.pad, 2 * self.pad
 
     def _place(self, corner: tuple[int, int, int]) -> tuple[int, int, int]:
-        lx, ly, lz = corner
+        """Where the first cell of a tile lies in a grid array."""
+        lx, ly, lz = (at - MARGIN for at in corner)
         z, y, x = self.origin
         return lz + z, ly + y, 2 * lx + x
 
-    def _empty_tile(self) -> NDArray[np.float32]:
-        edge = TILE + self.window.width
-        return np.zeros((edge, edge, 2 * edge), np.float32)
+    def _empty_tile(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """A tile as a flat array that ends with room for a vector, and its cells."""
+        edge = TILE + self.window.width + 2 * MARGIN
+        flat = np.zeros(2 * edge**3 + LANES, np.float32)
+        return flat, flat[:-LANES].reshape(edge, edge, 2 * edge)
 
     def insert(
         self,
@@ -244,7 +256,7 @@ class HalfGrid:
         radius2: NDArray[np.float32],
         threads: int = 0,
     ) -> None:
-        """Add P slices to ``grid`` (float64, ``shape``).
+        """Add P slices to ``grid`` (float64 or float32, ``shape``).
 
         ``values`` (P, 2h+1, h+1, 2); ``rows`` (P, 2, 3) the grid step, in cells, of one lattice step along a
         and b; ``radius2`` (P,) the squared lattice radius below which samples count.
@@ -255,11 +267,11 @@ class HalfGrid:
             cuda.insert(grid, values, rows, radius2, self.window, self.origin)
             return
         kernel = _tile_kernel(self.window.width, True)
-        table = self.window.table
+        polynomial = self.window.polynomial
 
         def work(corner: tuple[int, int, int]) -> None:
-            tile = self._empty_tile()
-            if kernel(tile.reshape(-1), values, rows, radius2, table, *corner):
+            flat, tile = self._empty_tile()
+            if kernel(flat, values, rows, radius2, polynomial, *corner):
                 _add_tile(grid, tile, *self._place(corner))
 
         # tiles of one colour do not overlap, margins included
@@ -281,12 +293,12 @@ class HalfGrid:
             cuda.extract(grid, values, rows, radius2, self.window, self.origin)
             return
         kernel = _tile_kernel(self.window.width, False)
-        table = self.window.table
+        polynomial = self.window.polynomial
 
         def work(corner: tuple[int, int, int]) -> None:
-            tile = self._empty_tile()
+            flat, tile = self._empty_tile()
             _load_tile(grid, tile, *self._place(corner))
-            kernel(tile.reshape(-1), values, rows, radius2, table, *corner)
+            kernel(flat, values, rows, radius2, polynomial, *corner)
 
         for colour in self._tiles():
             for_each(work, colour, threads)

@@ -186,6 +186,33 @@ def squared_envelope(e: Any, a: Any) -> Any:
     return np.float32(math.exp(2 * quadratic(e, a)))
 
 
+@inline
+def _modulate_row(
+    row: Any, turned: Any, c: Any, gain: Any, treatment: Any, direction: Any, envelope: Any, cubic: Any,
+    line: Any, s2: Any, limit2: Any, basis: Any, noise: Any, b: Any,
+) -> Any:  # fmt: skip
+    """Multiply one row (h+1, 2); ``turned`` (h+1, 2) the factors of the shift.  Returns the row's energy."""
+    q = line_phase(c, line[0], line[1], line[2], line[3])
+    e = line_quadratic(c[16], c[17], c[18], line[0], line[1], line[2], line[3])
+    odd = c[12], c[13], c[14], c[15]
+    energy = 0.0
+    for a in range(len(row)):
+        s = quadratic(s2, a)
+        inside = s < limit2 and not (a == 0 and b < 0)
+        s = min(s, limit2)  # what is outside is computed as well, and not used: no branch breaks the vectors
+        v_re = row[a, 0]
+        v_im = row[a, 1]
+        if direction == 0:
+            energy += sample_energy(v_re, v_im, lookup(noise, s), a, b) if inside else 0.0
+        f_re, f_im = factor(
+            c[0], odd, gain, treatment, direction, envelope, cubic, line, q, e, a, lookup(basis, s),
+            turned[a, 0], turned[a, 1],
+        )  # fmt: skip
+        row[a, 0] = v_re * f_re - v_im * f_im if inside else np.float32(0)
+        row[a, 1] = v_re * f_im + v_im * f_re if inside else np.float32(0)
+    return energy
+
+
 @compile_kernel(
     "f8(f4[:,:,:,::1], f8[:,::1], f8[::1], f8[:,:,::1], f8[::1], i8[::1], i8[::1], f4[:,::1], f4[:,::1],"
     " f8, f8, i8)"
@@ -218,6 +245,8 @@ def modulate(
     h = values.shape[2] - 1
     sign = 1.0 if direction == 1 else -1.0
     energy = 0.0
+    powers = np.empty((h + 1, 2))
+    turned = np.empty((h + 1, 2))
     for p in range(values.shape[0]):
         c = coefficients[p]
         d = distortion[p]
@@ -225,36 +254,29 @@ def modulate(
         noise = weight[group[p]]
         cubic = has_cubic(c)
         envelope = has_envelope(c)
-        odd = c[12], c[13], c[14], c[15]
         _, _, d1, d2 = lattice_line(d, step, 0)
         turn = shift_phase(c, d1, d2, offset * step, sign)
-        turn_re = math.cos(turn)
-        turn_im = math.sin(turn)
+        for a in range(h + 1):
+            powers[a, 0] = math.cos(a * turn)
+            powers[a, 1] = math.sin(a * turn)
         for b in range(-h, h + 1):
             line = lattice_line(d, step, b)
-            q = line_phase(c, line[0], line[1], line[2], line[3])
             s2 = line_quadratic(1.0, 0.0, 1.0, line[0], line[1], line[2], line[3])
-            e = line_quadratic(c[16], c[17], c[18], line[0], line[1], line[2], line[3])
             start = shift_phase(c, line[0], line[1], offset * step * b, sign)
             re = math.cos(start)
             im = math.sin(start)
             for a in range(h + 1):
-                s = quadratic(s2, a)
-                if s >= limit2[p] or (a == 0 and b < 0):
-                    values[p, b + h, a, 0] = 0
-                    values[p, b + h, a, 1] = 0
-                else:
-                    v_re = values[p, b + h, a, 0]
-                    v_im = values[p, b + h, a, 1]
-                    if direction == 0:
-                        energy += sample_energy(v_re, v_im, lookup(noise, s), a, b)
-                    f_re, f_im = factor(
-                        c[0], odd, gain[p], treatment[p], direction, envelope, cubic, line, q, e, a,
-                        lookup(basis, s), re, im,
-                    )  # fmt: skip
-                    values[p, b + h, a, 0] = v_re * f_re - v_im * f_im
-                    values[p, b + h, a, 1] = v_re * f_im + v_im * f_re
-                rotated = re * turn_re - im * turn_im
-                im = re * turn_im + im * turn_re
-                re = rotated
+                turned[a, 0] = re * powers[a, 0] - im * powers[a, 1]
+                turned[a, 1] = re * powers[a, 1] + im * powers[a, 0]
+            row = values[p, b + h]
+            # what most particles need is compiled by itself, without a branch
+            if envelope or cubic or treatment[p] != NORMAL:
+                energy += _modulate_row(row, turned, c, gain[p], treatment[p], direction, envelope, cubic,
+                                        line, s2, limit2[p], basis, noise, b)  # fmt: skip
+            elif direction == ADJOINT:
+                energy += _modulate_row(row, turned, c, gain[p], NORMAL, ADJOINT, False, False,
+                                        line, s2, limit2[p], basis, noise, b)  # fmt: skip
+            else:
+                _modulate_row(row, turned, c, gain[p], NORMAL, FORWARD, False, False,
+                              line, s2, limit2[p], basis, noise, b)  # fmt: skip
     return energy

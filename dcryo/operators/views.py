@@ -51,6 +51,13 @@ class Views:
         return replace(self, rotation=self.rotation @ rotation)
 
 
+def concatenate(parts: Sequence[Views]) -> Views:
+    """The particles of several views, in order."""
+    return Views(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in Views.__dataclass_fields__)
+    )
+
+
 def make_views(particles: Particles, pixel_size: float, scale: float = 1.0) -> Views:
     """Prepare particles for a volume of voxels of ``pixel_size * scale`` [Å].
 

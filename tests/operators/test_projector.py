@@ -7,11 +7,10 @@ from dataclasses import replace
 import numpy as np
 import oracle
 import pytest
-from array_api_strict import asarray
 from equations import SMALL, SPREADING
 
 from dcryo.imaging.particles import Optics
-from dcryo.operators.projector import _fold, _unfold, backproject, from_lattice, project, to_lattice
+from dcryo.operators.projector import backproject, from_lattice, project, to_lattice
 from dcryo.operators.views import Radial, Views, make_radial, make_views
 
 P = oracle.PIXEL
@@ -137,22 +136,3 @@ def test_lattice_is_the_band_of_the_fourier_transform(m: int, box: int) -> None:
     band[:, b[:, None], b] = spectrum[:, b[:, None], b]
     back = from_lattice(to_lattice(images, box), m)
     np.testing.assert_allclose(back, np.fft.ifft2(band).real, atol=1e-6 * m)
-
-
-@pytest.mark.parametrize(("size", "pad"), [(8, 3), (12, 4)])
-def test_folding_uses_nothing_but_the_array_api_standard(size: int, pad: int) -> None:
-    """So it runs on whatever follows the standard; and folding is the transpose of unfolding."""
-    rng = np.random.default_rng(9)
-    side, last = size + 2 * pad, size // 2 + 1
-    grid = oracle.noise((side, side, last + 2 * pad, 2), 1).astype(np.float64).view(complex)[..., 0]
-    grid[:, :, -1] = 0  # no window reaches so far
-    spectrum = np.fft.rfftn(rng.standard_normal((size,) * 3)).astype(np.complex64)
-    folded, unfolded = _fold(grid.copy(), size, pad), _unfold(spectrum, size, pad)
-    np.testing.assert_array_equal(np.asarray(_fold(asarray(grid.copy()), size, pad)), folded)
-    np.testing.assert_array_equal(np.asarray(_unfold(asarray(spectrum), size, pad)), unfolded)
-    # folding adds the conjugate mirror image; columns 0 and G/2 hold theirs, the others stand for two
-    twice = np.full(last, 2.0)
-    twice[[0, -1]] = 1
-    left = np.sum(twice * (folded.conj() * spectrum).real)
-    right = 2 * np.sum((grid.conj() * unfolded).real)
-    assert abs(left - right) < 1e-6 * np.linalg.norm(grid) * np.linalg.norm(unfolded)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from spreading import slices, spread
 
-from dcryo.operators.slices import TILE, HalfGrid
+from dcryo.operators.slices import MARGIN, TILE, HalfGrid
 from dcryo.operators.window import window
 
 
@@ -47,7 +47,34 @@ def test_tiles_of_one_colour_do_not_touch(name: str, n: int) -> None:
         corners = np.array(colour)
         apart = np.abs(corners[:, None] - corners).max(axis=-1)
         np.fill_diagonal(apart, 10**6)
-        assert apart.min() >= TILE + geometry.window.width
+        assert apart.min() >= TILE + geometry.window.width + 2 * MARGIN
+
+
+@pytest.mark.parametrize("accuracy", ["fast", "default"])
+@pytest.mark.parametrize("n", [64, 80])
+def test_samples_on_the_walls_of_tiles_are_inserted_once(n: int, accuracy: str) -> None:
+    """Along the axes whole rows of samples lie on a wall, or a rounding error beside it."""
+    geometry = HalfGrid(n, window(accuracy))
+    quarter = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1.0]])
+    turns = [np.eye(3), quarter, quarter.T, quarter[[2, 0, 1]], -quarter[[0, 2, 1]], np.eye(3)[[1, 2, 0]]]
+    step = np.array([[1, 0, 0], [0, 1, 0]]) * geometry.size / n
+    rows = np.array([step @ (turn + 1e-9 * i * np.ones((3, 3))) for i, turn in enumerate(turns)], np.float32)
+    h = (n - 1) // 2
+    values = np.zeros((len(rows), 2 * h + 1, h + 1, 2), np.float32)
+    values[..., 0] = 1
+    grid = np.zeros(geometry.shape)
+    radius2 = np.full(len(rows), (n / 2) ** 2, np.float32)
+    geometry.insert(grid, values, rows, radius2, 1)
+    b, a = np.mgrid[-h : h + 1, : h + 1]
+    samples = len(rows) * np.sum((a * a + b * b < (n / 2) ** 2) & ((a > 0) | (b >= 0)))
+    # the weights of a sample add up to the same wherever it is, but for the ripple of the window
+    offsets = np.random.default_rng(0).uniform(-1, 1, 1000)
+    sums = sum(
+        np.polynomial.polynomial.polyval(offsets, geometry.window.polynomial[:, tap].astype(float))
+        for tap in range(geometry.window.width)
+    )
+    total = grid.view(complex).sum().real
+    assert samples * sums.min() ** 3 * 0.9999 < total < samples * sums.max() ** 3 * 1.0001
 
 
 @pytest.mark.parametrize("threads", [2, 4])

@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from scipy.special import i0
 
 from dcryo.errors import InputError
-from dcryo.operators.window import TABLE_ROWS, WINDOWS, Window, window
+from dcryo.operators.window import DEGREE, TABLE_ROWS, TAPS, WINDOWS, Window, window
 
 
 def taps(chosen: Window, x: np.ndarray) -> np.ndarray:
@@ -45,6 +45,19 @@ def test_table_interpolates_the_window(name: str) -> None:
     # linear interpolation errs by h^2 / 8 times the curvature, at most beta * 4 / W^2 (at the centre)
     bound = chosen.beta * 4 / chosen.width**2 / (8 * TABLE_ROWS**2)
     assert np.abs(found - taps(chosen, distance)).max() < bound + 2 * np.finfo(np.float32).eps
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_polynomials_are_the_window(name: str) -> None:
+    chosen = window(name)
+    gap = np.random.default_rng(0).uniform(0, 1, 2000)
+    powers = (2 * gap[:, None] - 1) ** np.arange(DEGREE + 1)
+    found = powers @ chosen.polynomial.astype(float)
+    distance = gap[:, None] + np.arange(chosen.width) - chosen.width / 2
+    # the fit errs by 1e-7 (DEGREE), its coefficients, below 1, by their rounding
+    assert np.abs(found[:, : chosen.width] - taps(chosen, distance)).max() < 4e-7
+    assert chosen.polynomial.shape == (DEGREE + 1, TAPS)
+    assert not found[:, chosen.width :].any()
 
 
 @pytest.mark.parametrize("name", WINDOWS)
