@@ -111,7 +111,7 @@ def transfer_coefficients(particles: Particles, pixel_size: float) -> Float64:
         a sin(c0 + q11 v1^2 + 2 q12 v1 v2 + q22 v2^2 + quartic)
           exp(e11 v1^2 + 2 e12 v1 v2 + e22 v2^2) exp(i (linear + cubic)).
 
-    An optics group without CTF has the constant pi/2, amplitude 1, and its shift as the only phase.
+    An optics group without CTF has the constant pi/2, the scale as amplitude, and its shift as only phase.
     ``phase_flipped`` and ``premultiplied`` describe what was done to the images afterwards and are left to
     the operators.
 
@@ -140,7 +140,7 @@ def transfer_coefficients(particles: Particles, pixel_size: float) -> Float64:
             f"optics group index {unknown[0]} has no entry in the optics table, which holds "
             f"{len(particles.optics)}; add the group to the table"
         )
-    out[:, 0] = 1
+    out[:, 0] = particles.scale
     out[:, 1] = math.pi / 2
     for index, optics in enumerate(particles.optics):
         rows = np.flatnonzero(group == index)
@@ -166,7 +166,6 @@ def _add_ctf(
     even = _zernike_sum(optics.even_zernike, _EVEN_ZERNIKE, "rlnEvenZernike", 4, optics.name)
     odd = _zernike_sum(optics.odd_zernike, _ODD_ZERNIKE, "rlnOddZernike", 3, optics.name)
 
-    out[rows, 0] = particles.scale[rows]
     out[rows, 1] = particles.phase_shift[rows] + math.asin(optics.amplitude_contrast) - even[0]
     paraxial = math.pi * lam * unit**2
     out[rows, 2] = paraxial * (mean + half_difference * cos2) - unit**2 * even[1]

@@ -181,13 +181,13 @@ def test_beam_tilt_is_the_phase_that_relion_puts_into_the_odd_zernikes(frequenci
     np.testing.assert_allclose(value, amplitude * np.exp(1j * phase), atol=1e-11)
 
 
-def test_shift_moves_the_image_in_pixels() -> None:
+def test_without_a_ctf_an_image_is_moved_in_pixels_and_scaled() -> None:
     n, pixel_size = 16, 2.5
     optics = Optics(ctf=False, pixel_size=pixel_size)
-    particle = one(optics, shift=[3 * pixel_size, -2 * pixel_size])
+    particle = one(optics, shift=[3 * pixel_size, -2 * pixel_size], scale=1.25)
     image = np.random.default_rng(0).normal(size=(n, n))
     moved = np.fft.irfft2(np.fft.rfft2(image) * ctf_image(particle, pixel_size, n)[0], s=(n, n))
-    np.testing.assert_allclose(moved, np.roll(image, (-2, 3), axis=(0, 1)), atol=1e-13)
+    np.testing.assert_allclose(moved, 1.25 * np.roll(image, (-2, 3), axis=(0, 1)), atol=1e-13)
 
 
 def test_another_voxel_size_changes_the_variable_and_not_the_value() -> None:
