@@ -80,7 +80,8 @@ class Convolution:
     """HᵀWH as a convolution: ``apply(c)`` zero-pads, transforms, multiplies by the spectrum, and crops.
 
     Zero parts are never transformed: of the L lines along an axis only n hold data before the next is padded.
-    Exact where c lives in the ball of diameter n.
+    Single precision on the host is left to :mod:`dcryo.operators.lines`, but for a few columns; those, double
+    precision and everything on a GPU to the FFTs of a library.  Exact where c lives in the ball of diameter n.
     """
 
     COLUMNS = 16
@@ -101,7 +102,6 @@ class Convolution:
         workers = thread_count(self.threads)
         with fourier(volume, workers) as fft:
             x = fft.rfft(volume, n=length, axis=2)
-        # the library does what is left: the last few columns, double precision, and everything on a GPU
         single = x.dtype == np.complex64 and self.spectrum.dtype == np.float32
         first = filter_columns(x, self.spectrum, self.threads) if single and not on_device(volume) else 0
         size = self.DEVICE_COLUMNS if on_device(volume) else self.COLUMNS

@@ -242,9 +242,9 @@ def insert_images(
     box = images.shape[-1]
     values = to_lattice(images, n, threads)
     centre = (box // 2) * n / box
-    energy = modulate_views(values, views, radial.rhs, radial.energy, n, centre, ADJOINT, threads)
     group = np.eye(3)[None] if rotations is None else rotations
-    values *= np.float32(1 / (box * box * len(group)))
+    scaled = radial.rhs * np.float32(1 / (box * box * len(group)))
+    energy = modulate_views(values, views, scaled, radial.energy, n, centre, ADJOINT, threads)
     halve_origin(values)
     radius2 = lattice_radius2(views, n)
     for rotation in group:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from dcryo.arrays import Array, on_device
 from dcryo.operators.compiled import compile_kernel, for_each
 from dcryo.operators.spreading import LANES, gather, spread
+from dcryo.operators.vector import CACHE_LINE, prefetch
 from dcryo.operators.window import Window
 
 TILE = 32
@@ -28,6 +29,9 @@ TILE = 32
 
 MARGIN = 1
 """Cells below a tile, as above: a sample is given to its tile in float64 and placed in float32."""
+
+AHEAD = 4
+"""Rows of a tile from the one that is copied to the one that is asked for."""
 
 _TINY = 1e-30
 
@@ -181,9 +185,13 @@ def _tile_kernel(width: int, insert: bool) -> Any:
 def _add_tile(grid: Any, tile: Any, z0: int, y0: int, x0: int) -> None:
     """Add a float32 tile to the grid where the two overlap; x in interleaved units."""
     nz, ny, nx = grid.shape
+    begin, end = max(0, -x0), min(tile.shape[2], nx - x0)
     for z in range(max(0, -z0), min(tile.shape[0], nz - z0)):
         for y in range(max(0, -y0), min(tile.shape[1], ny - y0)):
-            for x in range(max(0, -x0), min(tile.shape[2], nx - x0)):
+            later = ((z0 + z) * ny + y0 + y + AHEAD) * nx + x0
+            for x in range(begin, end, CACHE_LINE // grid.itemsize):
+                prefetch(grid, later + x)
+            for x in range(begin, end):
                 grid[z0 + z, y0 + y, x0 + x] += tile[z, y, x]
 
 
@@ -191,9 +199,13 @@ def _add_tile(grid: Any, tile: Any, z0: int, y0: int, x0: int) -> None:
 def _load_tile(grid: Any, tile: Any, z0: int, y0: int, x0: int) -> None:
     """Copy the part of the grid under an empty tile into it."""
     nz, ny, nx = grid.shape
+    begin, end = max(0, -x0), min(tile.shape[2], nx - x0)
     for z in range(max(0, -z0), min(tile.shape[0], nz - z0)):
         for y in range(max(0, -y0), min(tile.shape[1], ny - y0)):
-            for x in range(max(0, -x0), min(tile.shape[2], nx - x0)):
+            later = ((z0 + z) * ny + y0 + y + AHEAD) * nx + x0
+            for x in range(begin, end, CACHE_LINE // grid.itemsize):
+                prefetch(grid, later + x)
+            for x in range(begin, end):
                 tile[z, y, x] = grid[z0 + z, y0 + y, x0 + x]
 
 
@@ -229,6 +241,10 @@ class HalfGrid:
                     gap = [max(0.0, s, -(s + TILE)) for s in start]
                     if sum(g * g for g in gap) <= (size / 2 + 1) ** 2:
                         colours[(iz % 2) * 4 + (iy % 2) * 2 + ix % 2].append(corner)
+        middle = TILE / 2 - 1 + width / 2
+        for colour in colours:
+            # most samples lie near the origin: begun with, they leave threads less to wait for at the end
+            colour.sort(key=lambda corner: sum((c + middle) ** 2 for c in corner))
         return [colour for colour in colours if colour]
 
     @property

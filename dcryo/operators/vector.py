@@ -12,11 +12,18 @@ import operator
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic, models, overload, register_model
+from numba.core import types
+from numba.extending import intrinsic as _intrinsic
+from numba.extending import models, overload, register_model
+
+intrinsic: Any = _intrinsic
+"""Decorated functions are called without the typing context that they are written with."""
 
 LANES = 16
 """Numbers in a vector: 512 bits."""
+
+CACHE_LINE = 64
+"""Bytes that a processor fetches at once."""
 
 
 class Lanes(types.Type):
@@ -31,9 +38,9 @@ _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 
 
 @register_model(Lanes)
-class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, numba_type: Any) -> None:
-        super().__init__(manager, numba_type, _VECTOR)
+        super().__init__(manager, numba_type, _VECTOR)  # type: ignore[no-untyped-call]
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, first: Any) -> Any:
@@ -123,7 +130,8 @@ def _function(name: str, count: int) -> Any:
     kind = ir.FunctionType(_VECTOR, [_VECTOR] * count)
 
     def call(builder: Any, arguments: Any) -> Any:
-        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{LANES}f32")
+        full = f"llvm.{name}.v{LANES}f32"
+        function = builder.module.globals.get(full) or ir.Function(builder.module, kind, full)
         return builder.call(function, arguments, fastmath=("fast",))
 
     return call
