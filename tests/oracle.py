@@ -75,7 +75,7 @@ def contrast(particles: Particles, p: int, w: np.ndarray) -> tuple[np.ndarray, n
     optics = particles.optics[particles.optics_group[p]]
     phase = -(w @ particles.shift[p]) / optics.pixel_size
     if not optics.ctf:
-        return np.ones(w.shape[:-1]), phase
+        return np.full(w.shape[:-1], particles.scale[p]), phase
     f = w @ np.array(optics.magnification).T / (2 * math.pi * optics.pixel_size)
     radius, angle = np.hypot(f[..., 0], f[..., 1]), np.arctan2(f[..., 1], f[..., 0])
     volts = optics.voltage * 1e3
@@ -265,5 +265,5 @@ def sampled(
         t = particles.shift[p] / particles.optics[particles.optics_group[p]].pixel_size
         centre = scale * a @ k + t[:, None]
         r = np.hypot(j[None, :, None] - centre[0], j[:, None, None] - centre[1])
-        blocks.append(profile(r).reshape(m * m, -1))
+        blocks.append(particles.scale[p] * profile(r).reshape(m * m, -1))
     return np.concatenate(blocks)

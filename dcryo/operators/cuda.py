@@ -25,18 +25,21 @@ from dcryo.arrays import Array, module, namespace, to_device
 from dcryo.operators.gradient import length, nearest
 from dcryo.operators.transfer import (
     ADJOINT,
-    factor,
+    decay,
     has_cubic,
     has_envelope,
     lattice_line,
     line_phase,
     line_quadratic,
     lookup,
+    odd_turn,
     quadratic,
     sample_energy,
     shift_phase,
     squared,
     squared_envelope,
+    treated,
+    wave,
 )
 from dcryo.operators.views import Views
 from dcryo.operators.window import DEGREE, Window
@@ -237,11 +240,15 @@ def _modulate(
     shift = shift_phase(c, line[0] + a * line[2], line[1] + a * line[3], centre * step * (b + a), sign)
     q = line_phase(c, line[0], line[1], line[2], line[3])
     e = line_quadratic(c[16], c[17], c[18], line[0], line[1], line[2], line[3])
-    odd = c[12], c[13], c[14], c[15]
-    f_re, f_im = factor(
-        c[0], odd, gain[p], treatment[p], direction, has_envelope(c), has_cubic(c), line, q, e, a,
-        lookup(radial[group[p]], s), math.cos(shift), math.sin(shift),
-    )  # fmt: skip
+    t = wave(c[0], q, a)
+    if has_envelope(c):
+        t *= decay(e, a)
+    t = treated(t, gain[p], treatment[p], direction) * lookup(radial[group[p]], s)
+    o_re, o_im = math.cos(shift), math.sin(shift)
+    if has_cubic(c):
+        k_re, k_im = odd_turn((c[12], c[13], c[14], c[15]), line, a, direction)
+        o_re, o_im = o_re * k_re - o_im * k_im, o_re * k_im + o_im * k_re
+    f_re, f_im = t * np.float32(o_re), t * np.float32(o_im)
     values[p, b + h, a, 0] = v_re * f_re - v_im * f_im
     values[p, b + h, a, 1] = v_re * f_im + v_im * f_re
 
@@ -296,7 +303,7 @@ def _plane_kernel(width: int) -> Any:
                 c = coefficients[p]
                 weight = np.float32(planes[p, 6] * (0.5 if ia == 0 else 1.0))
                 q = line_phase(c, a1, a2, b1, b2)
-                value = squared(q, i, weight, lookup(radial[group[p]], s))
+                value = squared(q, i, weight) * lookup(radial[group[p]], s)
                 if has_envelope(c):
                     value *= squared_envelope(line_quadratic(c[16], c[17], c[18], a1, a2, b1, b2), i)
                 x = planes[p, 0] * ia - half + planes[p, 1] * i

@@ -86,8 +86,11 @@ def _add_slab(
         start = planes[p, 0] * ia - width / 2
         slope = planes[p, 1]
         for i in range(count):
+            value[i] = squared(q, first + i, weight)
+        for i in range(count):
+            value[i] *= lookup(profile, quadratic(s, first + i))
+        for i in range(count):
             b = first + i
-            value[i] = squared(q, b, weight, lookup(profile, quadratic(s, b)))
             x = start + slope * b
             j = np.ceil(x)
             fraction[i] = np.float32(2 * (j - x) - 1)

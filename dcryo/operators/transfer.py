@@ -134,36 +134,36 @@ def shift_phase(c: Any, v1: Any, v2: Any, centre: Any, sign: Any) -> Any:
 
 
 @inline
-def factor(
-    amplitude: Any, odd: Any, gain: Any, treatment: Any, direction: Any, envelope: Any, cubic: Any,
-    line: Any, q: Any, e: Any, a: Any, basis: Any, re: Any, im: Any,
-) -> Any:  # fmt: skip
-    """What sample ``a`` of a line is multiplied with, as (re, im) in float32.
+def wave(amplitude: Any, q: Any, a: Any) -> Any:
+    """The CTF at sample ``a`` of a line, ``q`` from :func:`line_phase`."""
+    return np.float32(amplitude) * sine(quartic(q, a))
 
-    ``line`` from :func:`lattice_line`, ``q`` and ``e`` the polynomials of phase and envelope along it;
-    ``basis`` the value of the radial table; (re, im) the factor of the shift.
-    """
-    t = np.float32(amplitude) * sine(quartic(q, a))
-    if envelope:
-        t *= np.float32(math.exp(quadratic(e, a)))
+
+@inline
+def decay(e: Any, a: Any) -> Any:
+    """The envelope at sample ``a`` of a line, ``e`` from :func:`line_quadratic`."""
+    return np.float32(math.exp(quadratic(e, a)))
+
+
+@inline
+def treated(t: Any, gain: Any, treatment: Any, direction: Any) -> Any:
+    """What is left of the CTF ``t`` to be applied to images that were treated before."""
     if treatment == 1:
-        t = abs(t)
-    elif treatment == 2:
-        t = np.float32(gain) if direction == 0 else t * t / np.float32(gain)
-    t *= basis
-    o_re = re
-    o_im = im
-    if cubic:
-        v1 = line[0] + a * line[2]
-        v2 = line[1] + a * line[3]
-        phase = v1 * v1 * (odd[0] * v1 + odd[1] * v2) + v2 * v2 * (odd[2] * v1 + odd[3] * v2)
-        if direction == 0:
-            phase = -phase
-        k_re = math.cos(phase)
-        k_im = math.sin(phase)
-        o_re = re * k_re - im * k_im
-        o_im = re * k_im + im * k_re
-    return t * np.float32(o_re), t * np.float32(o_im)
+        return abs(t)
+    if treatment == 2:
+        return np.float32(gain) if direction == 0 else t * t / np.float32(gain)
+    return t
+
+
+@inline
+def odd_turn(odd: Any, line: Any, a: Any, direction: Any) -> Any:
+    """Factor (re, im) of the aberrations of odd order at sample ``a`` of a :func:`lattice_line`."""
+    v1 = line[0] + a * line[2]
+    v2 = line[1] + a * line[3]
+    phase = v1 * v1 * (odd[0] * v1 + odd[1] * v2) + v2 * v2 * (odd[2] * v1 + odd[3] * v2)
+    if direction == 0:
+        phase = -phase
+    return math.cos(phase), math.sin(phase)
 
 
 @inline
@@ -174,43 +174,16 @@ def sample_energy(re: Any, im: Any, weight: Any, a: Any, b: Any) -> Any:
 
 
 @inline
-def squared(q: Any, a: Any, weight: Any, basis: Any) -> Any:
-    """Squared sine of the phase at sample ``a`` of a line, times weight and basis."""
+def squared(q: Any, a: Any, weight: Any) -> Any:
+    """Squared sine of the phase at sample ``a`` of a line, times a weight."""
     t = sine(quartic(q, a))
-    return weight * t * t * basis
+    return weight * t * t
 
 
 @inline
 def squared_envelope(e: Any, a: Any) -> Any:
     """The squared envelope at sample ``a`` of a line."""
     return np.float32(math.exp(2 * quadratic(e, a)))
-
-
-@inline
-def _modulate_row(
-    row: Any, turned: Any, c: Any, gain: Any, treatment: Any, direction: Any, envelope: Any, cubic: Any,
-    line: Any, s2: Any, limit2: Any, basis: Any, noise: Any, b: Any,
-) -> Any:  # fmt: skip
-    """Multiply one row (h+1, 2); ``turned`` (h+1, 2) the factors of the shift.  Returns the row's energy."""
-    q = line_phase(c, line[0], line[1], line[2], line[3])
-    e = line_quadratic(c[16], c[17], c[18], line[0], line[1], line[2], line[3])
-    odd = c[12], c[13], c[14], c[15]
-    energy = 0.0
-    for a in range(len(row)):
-        s = quadratic(s2, a)
-        inside = s < limit2 and not (a == 0 and b < 0)
-        s = min(s, limit2)  # what is outside is computed as well, and not used: no branch breaks the vectors
-        v_re = row[a, 0]
-        v_im = row[a, 1]
-        if direction == 0:
-            energy += sample_energy(v_re, v_im, lookup(noise, s), a, b) if inside else 0.0
-        f_re, f_im = factor(
-            c[0], odd, gain, treatment, direction, envelope, cubic, line, q, e, a, lookup(basis, s),
-            turned[a, 0], turned[a, 1],
-        )  # fmt: skip
-        row[a, 0] = v_re * f_re - v_im * f_im if inside else np.float32(0)
-        row[a, 1] = v_re * f_im + v_im * f_re if inside else np.float32(0)
-    return energy
 
 
 @compile_kernel(
@@ -247,36 +220,64 @@ def modulate(
     energy = 0.0
     powers = np.empty((h + 1, 2))
     turned = np.empty((h + 1, 2))
+    # Stage by stage along a row: a loop is made of vectors where it does not look anything up.
+    t = np.empty(h + 1, np.float32)
+    phi = np.empty(h + 1, np.float32)
     for p in range(values.shape[0]):
         c = coefficients[p]
         d = distortion[p]
         basis = radial[group[p]]
         noise = weight[group[p]]
+        limit = limit2[p]
         cubic = has_cubic(c)
         envelope = has_envelope(c)
+        odd = c[12], c[13], c[14], c[15]
         _, _, d1, d2 = lattice_line(d, step, 0)
         turn = shift_phase(c, d1, d2, offset * step, sign)
         for a in range(h + 1):
             powers[a, 0] = math.cos(a * turn)
             powers[a, 1] = math.sin(a * turn)
         for b in range(-h, h + 1):
+            row = values[p, b + h]
+            if b < 0:
+                row[0] = 0
             line = lattice_line(d, step, b)
+            q = line_phase(c, line[0], line[1], line[2], line[3])
             s2 = line_quadratic(1.0, 0.0, 1.0, line[0], line[1], line[2], line[3])
+            if direction == ADJOINT:
+                for a in range(h + 1):
+                    s = quadratic(s2, a)
+                    phi[a] = lookup(noise, s) if s < limit else np.float32(0)
+                for a in range(h + 1):
+                    energy += sample_energy(row[a, 0], row[a, 1], phi[a], a, b)
+            for a in range(h + 1):
+                t[a] = wave(c[0], q, a)
+            if envelope:
+                e = line_quadratic(c[16], c[17], c[18], line[0], line[1], line[2], line[3])
+                for a in range(h + 1):
+                    t[a] *= decay(e, a)
+            if treatment[p] != NORMAL:
+                for a in range(h + 1):
+                    t[a] = treated(t[a], gain[p], treatment[p], direction)
+            for a in range(h + 1):
+                s = quadratic(s2, a)
+                phi[a] = lookup(basis, s) if s < limit else np.float32(0)
             start = shift_phase(c, line[0], line[1], offset * step * b, sign)
             re = math.cos(start)
             im = math.sin(start)
             for a in range(h + 1):
                 turned[a, 0] = re * powers[a, 0] - im * powers[a, 1]
                 turned[a, 1] = re * powers[a, 1] + im * powers[a, 0]
-            row = values[p, b + h]
-            # what most particles need is compiled by itself, without a branch
-            if envelope or cubic or treatment[p] != NORMAL:
-                energy += _modulate_row(row, turned, c, gain[p], treatment[p], direction, envelope, cubic,
-                                        line, s2, limit2[p], basis, noise, b)  # fmt: skip
-            elif direction == ADJOINT:
-                energy += _modulate_row(row, turned, c, gain[p], NORMAL, ADJOINT, False, False,
-                                        line, s2, limit2[p], basis, noise, b)  # fmt: skip
-            else:
-                _modulate_row(row, turned, c, gain[p], NORMAL, FORWARD, False, False,
-                              line, s2, limit2[p], basis, noise, b)  # fmt: skip
+            if cubic:
+                for a in range(h + 1):
+                    k_re, k_im = odd_turn(odd, line, a, direction)
+                    o_re, o_im = turned[a, 0], turned[a, 1]
+                    turned[a, 0] = o_re * k_re - o_im * k_im
+                    turned[a, 1] = o_re * k_im + o_im * k_re
+            for a in range(h + 1):
+                f_re = t[a] * phi[a] * np.float32(turned[a, 0])
+                f_im = t[a] * phi[a] * np.float32(turned[a, 1])
+                v_re, v_im = row[a, 0], row[a, 1]
+                row[a, 0] = v_re * f_re - v_im * f_im
+                row[a, 1] = v_re * f_im + v_im * f_re
     return energy

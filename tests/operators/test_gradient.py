@@ -8,7 +8,7 @@ import pytest
 
 from dcryo.operators.gradient import NORM2, Gradient, dual_sweep, primal_sweep, total_variation
 
-SHAPES = [(5, 5, 5), (6, 6, 6), (17, 4, 3)]  # the last one has several slabs
+SHAPES = [(5, 5, 5), (6, 6, 6), (17, 4, 3), (2, 3, 32), (3, 2, 37)]  # several slabs; rows of several vectors
 
 
 def gradient(x: np.ndarray) -> np.ndarray:
