@@ -181,7 +181,6 @@ def test_sampled_kaiser_bessel_functions(
             optics=(Optics(pixel_size=P, cs=0, amplitude_contrast=1.0),),
             defocus=np.zeros((3, 3)),
             phase_shift=np.zeros(3),
-            scale=np.ones(3),
             bfactor=np.full(3, 8 * (math.pi * sigma * P) ** 2),
         )
     # at scale 2 a box with room for the wide functions: on a detector of twice 20 pixels no lag meets another
