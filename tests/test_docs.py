@@ -127,6 +127,8 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         patch.setattr(table_4_1, "THESIS_BOX", 16)
         run("dcryo figure", "dcryo figure table-4.1 figures")
         run("dcryo figure --list", "dcryo figure --list")
+        run("dcryo bench", "dcryo bench bench --suite convolution --box 16 --rounds 1 --peers scipy")
+        run("dcryo bench --list", "dcryo bench --list")
         return dict(capture)
 
 
@@ -136,6 +138,7 @@ SECTIONS = (
     "dcryo info RUN",
     f"{RESULT} --dry-run",
     "dcryo figure --list",
+    "dcryo bench --list",
 )
 
 
@@ -279,7 +282,7 @@ def test_commands_that_are_shown_can_be_parsed(name: str, line: str) -> None:
     command_parser(command, module).parse_args(arguments)
 
 
-ROOMS = "cli|methods|dataflow|operators|solvers|metrics|io|report"
+ROOMS = "cli|bench|methods|dataflow|operators|solvers|metrics|io|report"
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

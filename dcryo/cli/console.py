@@ -35,6 +35,7 @@ RESULTS = {
     "bytes_read": ("read", ""),
     "peak_rss": ("peak memory", ""),
     "task_peak_rss": ("peak memory of a task", ""),
+    "waited": ("waited for images", "s"),
 }
 """Keys of the result of a run that a human is shown: label, and what the number is."""
 
@@ -208,9 +209,11 @@ def executor(args: argparse.Namespace, progress: Progress) -> Iterator[Executor]
 
         yield SerialExecutor()
         return
+    from dcryo.arrays import visible_gpus
     from dcryo.dataflow.cluster import connected  # loads distributed
 
-    with connected(args.workers, args.scheduler, args.scheduler_file, progress.message) as chosen:
+    gpus = visible_gpus() if getattr(args, "device", "cpu") != "cpu" else ()
+    with connected(args.workers, args.scheduler, args.scheduler_file, progress.message, gpus) as chosen:
         yield chosen
 
 

@@ -44,6 +44,7 @@ COMMANDS = {
     "export": "write MRC, STAR and FSC files from a store",
     "report": "write the HTML page of a run",
     "figure": "repeat an experiment of the thesis: numbers, picture, pass or fail",
+    "bench": "time dcryo beside its peers: table, JSON, picture",
 }
 """The commands and their one line of help; the module ``dcryo.cli.NAME`` is imported only when asked for."""
 

@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     solver.add_argument(
         "--tolerance", type=float, default=default.tolerance, metavar="T",
-        help="a solve stops when the objective falls by less than this fraction (default: %(default)g)",
+        help="a solve stops this near to the least objective, relative to its fall (default: %(default)g)",
     )  # fmt: skip
     solver.add_argument(
         "--ridge", type=float, default=default.ridge, metavar="R",

@@ -9,15 +9,15 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dcryo.arrays import check_device, to_device
+from dcryo.arrays import check_device, own_stream
+from dcryo.dataflow.batches import read_batches
 from dcryo.dataflow.commits import Commits
 from dcryo.dataflow.executor import Executor, Listen, Task
 from dcryo.dataflow.plan import Merge, Plan, Slice, check_halves
@@ -26,7 +26,6 @@ from dcryo.geometry.symmetry import point_group
 from dcryo.imaging.basis import parse_basis
 from dcryo.imaging.particles import Particles
 from dcryo.io.particle_store import ParticleStore, open_particles
-from dcryo.operators.compiled import blocks
 from dcryo.operators.normal import Accumulator, NormalEquations, accumulation_bytes
 from dcryo.operators.views import Radial, make_radial, make_views
 
@@ -59,7 +58,11 @@ class Fold:
 
 @dataclass(frozen=True)
 class Handle:
-    """What a task says about its result; peak_rss is that of the process it ran in, bytes."""
+    """What a task says about its result; peak_rss is that of the process it ran in, bytes.
+
+    seconds: all that the task took; computed: of them, until the sum was there to be committed, without
+    waited: the seconds in which folding waited for images to be read.
+    """
 
     key: str
     count: int
@@ -67,6 +70,8 @@ class Handle:
     bytes_read: int
     resumed: bool
     peak_rss: int
+    computed: float = 0.0
+    waited: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,22 +90,40 @@ class MergeTask:
     merge: Merge
 
 
+def half_sets(store: ParticleStore, rule: str, start: int = 0, stop: int | None = None) -> NDArray[np.int8]:
+    """Half set of rows: the store's ("auto"), by the parity of the original row, or all 0 ("none").
+
+    Parameters
+    ----------
+    store : ParticleStore
+    rule : str
+        Of the three.
+    start, stop : int
+        First row, and the one after the last; all by default.
+
+    Raises
+    ------
+    InputError
+        For another rule.
+    """
+    if rule == "auto":
+        return store.column("half", start, stop)
+    if rule == "even-odd":
+        return (store.column("row", start, stop) % 2 + 1).astype(np.int8)
+    if rule == "none":
+        return np.zeros((store.count if stop is None else stop) - start, np.int8)
+    raise InputError(f"--halves {rule!r} is not known; choose auto, even-odd or none")
+
+
 def assign_halves(store: ParticleStore, rule: str) -> NDArray[np.int8]:
-    """Half set of every row: the store's ("auto"), by the parity of the original row, or all 0 ("none").
+    """Half set of every row by :func:`half_sets`.
 
     Raises
     ------
     InputError
         For another rule, or if a half set that others belong to is empty.
     """
-    if rule == "auto":
-        halves = store.halves()
-    elif rule == "even-odd":
-        halves = (store.particles().row % 2 + 1).astype(np.int8)
-    elif rule == "none":
-        halves = np.zeros(store.count, np.int8)
-    else:
-        raise InputError(f"--halves {rule!r} is not known; choose auto, even-odd or none")
+    halves = half_sets(store, rule)
     check_halves(halves, store.url)
     return halves
 
@@ -136,46 +159,8 @@ def radial_tables(store: ParticleStore, fold: Fold) -> Radial:
 def rows_of(store: ParticleStore, task: SliceTask) -> NDArray[np.intp]:
     """Rows of the store that a slice folds, ascending."""
     part = task.slice
-    half = assign_halves(store, task.fold.halves)[part.start : part.stop]
+    half = half_sets(store, task.fold.halves, part.start, part.stop)
     return part.start + np.flatnonzero(half == part.half)
-
-
-def _stream(
-    store: ParticleStore, rows: NDArray[np.intp], batch: int
-) -> Iterator[tuple[Particles, NDArray[np.float32]]]:
-    """Batches of exactly ``batch`` particles in order; the next one is read while one is worked on.
-
-    Reads go chunk by chunk, and a chunk that two batches share is decoded once.
-    """
-    chunk = store.chunk
-    # at once: a column comes in large chunks, which every batch would fetch again
-    table = store.particles(int(rows[0]), int(rows[-1]) + 1)
-    held: tuple[int, NDArray[np.float32]] | None = None
-
-    def read_chunk(index: int) -> NDArray[np.float32]:
-        nonlocal held
-        if held is None or held[0] != index:
-            held = (index, store.images(index * chunk, min((index + 1) * chunk, store.count)))
-        return held[1]
-
-    def read(part: slice) -> tuple[Particles, NDArray[np.float32]]:
-        wanted = rows[part]
-        images = np.empty((len(wanted), store.box, store.box), np.float32)
-        filled = 0
-        for index in np.unique(wanted // chunk):
-            inside = wanted[wanted // chunk == index] - index * chunk
-            images[filled : filled + len(inside)] = read_chunk(int(index))[inside]
-            filled += len(inside)
-        return table.take(wanted - rows[0]), images
-
-    parts = blocks(len(rows), batch)
-    with ThreadPoolExecutor(1, thread_name_prefix="dcryo-read") as reader:
-        coming = reader.submit(read, parts[0])
-        for following in [*parts[1:], None]:
-            current = coming.result()
-            if following is not None:
-                coming = reader.submit(read, following)
-            yield current
 
 
 def check_poses(store: ParticleStore, particles: Particles) -> None:
@@ -194,6 +179,15 @@ def peak_rss() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def device_bytes(n: int, box: int, batch: int, accuracy: str) -> int:
+    """Memory that a task takes on a GPU, in bytes: its sums, and batches of images of ``box`` pixels.
+
+    Of a batch there are the images twice, their spectra, cuFFT's work area, lattices, energies, and a copy of
+    one of them.
+    """
+    return accumulation_bytes(n, accuracy, "cuda") + 28 * batch * box**2
+
+
 def accumulate_slice(task: SliceTask, progress: Progress) -> Handle:
     """Fold the particles of a slice, in order, into a committed partial sum."""
     fold, part = task.fold, task.slice
@@ -204,26 +198,38 @@ def accumulate_slice(task: SliceTask, progress: Progress) -> Handle:
     progress.start(part.key, part.count)
     # opened afresh: a store that was replaced is not remembered, and bytes_read counts this task alone
     store = open_particles(fold.particles, verify=False)
-    if fold.device != "cpu":
-        # a batch is there as images, their transforms with work area, lattices and energies
-        batch = 24 * min(fold.batch, part.count) * store.box**2
-        check_device(fold.device, accumulation_bytes(fold.n, fold.accuracy, fold.device) + batch)
+    batch = min(fold.batch, part.count)
+    needed = 0 if fold.device == "cpu" else device_bytes(fold.n, store.box, batch, fold.accuracy)
+    check_device(fold.device, needed)
+    with own_stream(fold.device):
+        equations, computed, waited = _fold(task, store, progress)
+    put_equations(commits, part.key, equations)
+    return Handle(
+        part.key, part.count, time.perf_counter() - began, store.bytes_read, False, peak_rss(), computed,
+        waited,
+    )  # fmt: skip
+
+
+def _fold(task: SliceTask, store: ParticleStore, progress: Progress) -> tuple[NormalEquations, float, float]:
+    """The sum of a slice, on the host, and the seconds that it computed and that it waited."""
+    fold = task.fold
     group = point_group(fold.symmetry)
-    accumulator = Accumulator(
-        fold.n,
-        radial_tables(store, fold),
-        accuracy=fold.accuracy,
-        symmetry=group if len(group) > 1 else None,
-        threads=fold.threads,
-        device=fold.device,
-    )
-    for particles, images in _stream(store, rows_of(store, task), fold.batch):
-        check_poses(store, particles)
-        views = make_views(particles, store.pixel_size, fold.scale)
-        accumulator.add(to_device(images, fold.device), views)
-        progress.advance(len(images))
-    put_equations(commits, part.key, accumulator.finish().to("cpu"))
-    return Handle(part.key, part.count, time.perf_counter() - began, store.bytes_read, False, peak_rss())
+    with read_batches(store, rows_of(store, task), fold.batch, fold.device) as batches:
+        began = time.perf_counter()
+        accumulator = Accumulator(
+            fold.n,
+            radial_tables(store, fold),
+            accuracy=fold.accuracy,
+            symmetry=group if len(group) > 1 else None,
+            threads=fold.threads,
+            device=fold.device,
+        )
+        for particles, images in batches:
+            check_poses(store, particles)
+            accumulator.add(images, make_views(particles, store.pixel_size, fold.scale))
+            progress.advance(len(images))
+    equations = accumulator.finish().to("cpu")
+    return equations, time.perf_counter() - began - batches.waited, batches.waited
 
 
 def merge_partials(task: MergeTask, progress: Progress) -> Handle:

@@ -35,7 +35,7 @@ from distributed import (
     get_worker,
 )
 
-from dcryo.dataflow.executor import Capacity, Listen, Task
+from dcryo.dataflow.executor import Capacity, Listen, Task, Waiting
 from dcryo.dataflow.plan import available_memory
 from dcryo.dataflow.versions import versions
 from dcryo.errors import ClusterError, DcryoError, InputError
@@ -237,7 +237,7 @@ class DaskExecutor:
         run = uuid.uuid4().hex[:12]
         results: dict[str, Any] = {}
         names: dict[Future, str] = {}
-        waiting = {task.key: task for task in tasks}
+        waiting = Waiting(tasks)
         listeners: dict[str, Progress] = {}
 
         def hear(event: tuple[float, Any]) -> None:
@@ -248,31 +248,41 @@ class DaskExecutor:
                 listeners[told["task"]] = listen(told["task"])
             getattr(listeners[told["task"]], told["call"])(*told["values"])
 
-        def submit() -> list[Future]:
-            ready = [task for task in waiting.values() if all(need in results for need in task.needs)]
+        def submit(ready: Sequence[Task]) -> list[Future]:
             futures = []
-            for task in ready:
-                del waiting[task.key]
-                future = self.client.submit(
-                    _perform, task.function, task.item, run, task.key,
-                    key=f"{task.function.__name__}-{task.key}-{run}",
-                    priority=int(task.urgent), retries=RETRIES, pure=False,
-                )  # fmt: skip
-                names[future] = task.key
-                futures.append(future)
+            for urgent in (True, False):
+                # one message for all of them: one each would keep hundreds of workers waiting for seconds
+                group = [task for task in ready if task.urgent == urgent]
+                if group:
+                    futures += self.client.map(
+                        _perform,
+                        [task.function for task in group],
+                        [task.item for task in group],
+                        [run] * len(group),
+                        [task.key for task in group],
+                        key=[f"{task.function.__name__}-{task.key}-{run}" for task in group],
+                        priority=int(urgent), retries=RETRIES, pure=False,
+                    )  # fmt: skip
+                    names.update(zip(futures[-len(group) :], (task.key for task in group), strict=True))
             return futures
 
         self.client.subscribe_topic(TOPIC, hear)
         try:
-            queue = as_completed(submit(), loop=self.client.loop)
-            for future in queue:
-                key = names.pop(future)
-                result = self._result(future, key)
-                results[key] = result
-                if done is not None:
-                    done(result)
-                future.release()
-                queue.update(submit())
+            # results are fetched while others are dealt with: fetching one is a round trip to its worker
+            queue = as_completed(
+                submit(waiting.first()), loop=self.client.loop, with_results=True, raise_errors=False
+            )
+            for batch in queue.batches():
+                ready: list[Task] = []
+                for future, value in batch:
+                    key = names.pop(future)
+                    result = self._result(future, key, value)
+                    results[key] = result
+                    if done is not None:
+                        done(result)
+                    future.release()
+                    ready += waiting.done(key)
+                queue.update(submit(ready))
         finally:
             if names and self.client.status == "running":
                 self.client.cancel(list(names), force=True)
@@ -280,9 +290,10 @@ class DaskExecutor:
                 self.client.unsubscribe_topic(TOPIC)
         return [results[task.key] for task in tasks]
 
-    def _result(self, future: Future, key: str) -> Any:
+    def _result(self, future: Future, key: str, value: Any) -> Any:
+        """``value``, which a future that is done came with; what it stands for is raised where it failed."""
         try:
-            result = future.result()
+            result = future.result() if future.status in ("error", "cancelled") else value
         except KilledWorker as error:
             raise ClusterError(
                 f"{DEATHS} workers died over {key}, most likely of too little memory; what is committed is "
@@ -299,7 +310,18 @@ class DaskExecutor:
 
 
 class _Nanny(Nanny):  # type: ignore[misc]
-    """Gives its worker time to end on a busy machine; dask's own gives up after five seconds and raises."""
+    """Gives its worker time to end on a busy machine; dask's own gives up after five seconds and raises.
+
+    The worker of number i sees one of the ``gpus``, if there are any: i modulo their count.
+    """
+
+    def __init__(
+        self, *args: Any, gpus: Sequence[str] = (), env: Mapping[str, str] | None = None, **options: Any
+    ) -> None:
+        variables = dict(env or {})
+        if gpus:
+            variables["CUDA_VISIBLE_DEVICES"] = gpus[int(options["name"]) % len(gpus)]
+        super().__init__(*args, env=variables, **options)
 
     async def close(self, timeout: float = CLOSING, reason: str = "nanny-close") -> str:
         ended: str = await super().close(timeout, reason)
@@ -332,8 +354,11 @@ def _end_at_once(cluster: LocalCluster) -> None:
 
 
 @contextmanager
-def local_workers(count: int) -> Iterator[DaskExecutor]:
+def local_workers(count: int, gpus: Sequence[str] = ()) -> Iterator[DaskExecutor]:
     """``count`` worker processes of this machine, on its loopback interface; they end with the context.
+
+    ``gpus``, as CUDA_VISIBLE_DEVICES would name them (:func:`dcryo.arrays.visible_gpus`), are dealt to the
+    workers in turn; each worker sees one.
 
     A worker that dies is replaced.  As everywhere with Python's multiprocessing, a script must do its work
     under ``if __name__ == "__main__":``.
@@ -357,6 +382,7 @@ def local_workers(count: int) -> Iterator[DaskExecutor]:
             # every heap of glibc keeps what its threads have freed: two for all of them
             env={"MALLOC_ARENA_MAX": "2"},
             worker_class=_Nanny,
+            gpus=gpus,
             # an error of a task is raised here; what workers say while they are closed helps nobody
             silence_logs=logging.CRITICAL,
         ) as cluster,
@@ -376,6 +402,7 @@ def connected(
     scheduler: str | None = None,
     scheduler_file: str | None = None,
     message: Callable[[str], None] = lambda text: None,
+    gpus: Sequence[str] = (),
 ) -> Iterator[DaskExecutor]:
     """The executor that the options of a command ask for; one of the three is given.
 
@@ -389,6 +416,8 @@ def connected(
         JSON file that ``dask scheduler --scheduler-file`` writes.
     message : callable
         Told the address of the dashboard, and what a user should know.
+    gpus : sequence of str
+        For the ``workers`` of this machine; those of a cluster were given theirs when they were started.
 
     Raises
     ------
@@ -402,7 +431,7 @@ def connected(
     if len(asked) != 1:
         raise InputError(f"{' and '.join(asked) or 'nothing'} of {', '.join(given)} was given; choose one")
     if workers is not None:
-        with local_workers(workers) as executor:
+        with local_workers(workers, gpus) as executor:
             message(f"dashboard of the {workers} workers: {executor.client.dashboard_link}")
             yield executor
         return

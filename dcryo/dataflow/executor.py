@@ -67,6 +67,35 @@ class Executor(Protocol):
         """Run all tasks (those that others need stand before them); ``done`` hears of each result."""
 
 
+class Waiting:
+    """The tasks that have not begun, and which of them may.
+
+    A task that is done costs a step for each task that needs it and no more, so that tens of thousands of
+    tasks do not hold up the one process that hands them out.
+    """
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = {task.key: task for task in tasks}
+        self._open = {task.key: len(set(task.needs)) for task in tasks}
+        self._above: dict[str, list[str]] = {}
+        for task in tasks:
+            for need in set(task.needs):
+                self._above.setdefault(need, []).append(task.key)
+
+    def first(self) -> list[Task]:
+        """The tasks that need nothing, in order."""
+        return [task for key, task in self._tasks.items() if not self._open[key]]
+
+    def done(self, key: str) -> list[Task]:
+        """The tasks that may begin because ``key``, which is told once, is done."""
+        free = []
+        for above in self._above.pop(key, ()):
+            self._open[above] -= 1
+            if not self._open[above]:
+                free.append(self._tasks[above])
+        return free
+
+
 class SerialExecutor:
     """One task after the other in this process: the default, and what every other executor must equal."""
 

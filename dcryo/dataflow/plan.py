@@ -162,20 +162,23 @@ def make_slices(halves: NDArray[np.int8], size: int, chunk: int, shard: int) -> 
     store is decoded twice; only the chunk where the half sets meet is.  A half set without particles has no
     slices (:func:`check_halves` refuses one).
     """
-    present = [half for half in (0, 1, 2) if np.any(halves == half)]
     unit = shard if size >= shard else chunk
     slices: list[Slice] = []
-    for half in present:
-        rows = np.flatnonzero(halves == half)
-        first, last = int(rows[0]), int(rows[-1]) + 1
+    for half in (0, 1, 2):
+        # a byte a row: indices of the rows would be eight
+        own = halves == half
+        held = int(np.count_nonzero(own))
+        if not held:
+            continue
+        first, last = int(np.argmax(own)), len(own) - int(np.argmax(own[::-1]))
         # the span of a scattered half set holds other rows as well: count what it really takes
-        density = len(rows) / (last - first)
+        density = held / (last - first)
         stride = max(unit, math.ceil(size / density / unit) * unit)
         cuts = [first, *range((first // unit) * unit + stride, last, stride), last]
         if len(cuts) > 2 and cuts[-1] - cuts[-2] < stride // 2:
             del cuts[-2]
         for start, stop in pairwise(cuts):
-            count = int(np.count_nonzero(halves[start:stop] == half))
+            count = int(np.count_nonzero(own[start:stop]))
             if count:
                 slices.append(Slice(f"half{half}-{len(slices):05d}", half, start, stop, count))
     return tuple(slices)

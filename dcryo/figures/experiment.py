@@ -68,7 +68,7 @@ class Outcome:
     """What an experiment gave.
 
     ``numbers`` hold whatever its picture needs, in types that JSON or numpy knows; sections of volumes go in
-    by :func:`dcryo.figures.plot.encode_section`.  ``shown`` are the few (label, value) lines of them that a
+    by :func:`dcryo.report.plot.encode_section`.  ``shown`` are the few (label, value) lines of them that a
     human is shown on the terminal, values with their unit.
     """
 

@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcryo.bench.timing import ONE_THREAD, cpu_seconds
 from dcryo.figures.experiment import Check, Outcome, Setting
 from dcryo.figures.figure_4_1_picture import BASIS_REACH, draw
-from dcryo.figures.plot import encode_section
 from dcryo.figures.simulation import model_in_box
 from dcryo.figures.tetramer import tetramer
-from dcryo.figures.timing import ONE_THREAD, cpu_seconds
 from dcryo.geometry.rotations import matrix_to_quaternion, random_rotations
 from dcryo.imaging.basis import Basis, parse_basis
 from dcryo.imaging.mapping import sample_map
@@ -38,6 +37,7 @@ from dcryo.operators.compiled import blocks, for_each
 from dcryo.operators.normal import Accumulator, NormalEquations
 from dcryo.operators.views import make_radial, make_views
 from dcryo.report.figures import grey_limits
+from dcryo.report.plot import encode_section
 from dcryo.solvers.stopping import iterations
 
 Float32 = NDArray[np.float32]

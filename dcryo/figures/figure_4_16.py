@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from dcryo.bench.timing import ONE_THREAD
 from dcryo.figures.experiment import Check, Outcome, Setting
-from dcryo.figures.plot import BLUE, GREEN, GREY, ORANGE, RED, SOFT, STYLE, VIOLET, mpl, new_figure, save
-from dcryo.figures.timing import ONE_THREAD
 from dcryo.geometry.rotations import matrix_to_quaternion, random_rotations, rotation_vector_to_matrix
 from dcryo.imaging.basis import BandLimited, KaiserBessel
 from dcryo.imaging.ctf import random_defocus
@@ -31,6 +30,7 @@ from dcryo.methods.regularise import MapProblem, Method
 from dcryo.operators.normal import Accumulator
 from dcryo.operators.projector import project
 from dcryo.operators.views import make_radial, make_views
+from dcryo.report.plot import BLUE, GREEN, GREY, ORANGE, RED, SOFT, STYLE, VIOLET, mpl, new_figure, save
 from dcryo.solvers import admm, fista
 from dcryo.solvers.fista import Quadratic, inner
 from dcryo.solvers.linear_step import InnerCG

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from dcryo.figures.plot import (
+from dcryo.report.figures import scale_bar
+from dcryo.report.plot import (
     BLUE,
     CYCLE,
     GREY,
@@ -22,7 +23,6 @@ from dcryo.figures.plot import (
     save,
     show_section,
 )
-from dcryo.report.figures import scale_bar
 
 BASIS_REACH = 3.0
 """Voxels of the coarsest scale that the pictures of the basis function reach on either side."""

@@ -28,17 +28,6 @@ from numpy.typing import NDArray
 
 from dcryo.figures.class_averages import Halves, assigned, averaged, turned
 from dcryo.figures.experiment import Check, Outcome, Setting
-from dcryo.figures.plot import (
-    CYCLE,
-    INK,
-    SOFT,
-    STYLE,
-    encode_section,
-    mpl,
-    new_figure,
-    save,
-    show_section,
-)
 from dcryo.figures.simulation import model_in_box, simulated
 from dcryo.geometry.rotations import quaternion_to_matrix
 from dcryo.imaging.basis import BandLimited
@@ -50,7 +39,18 @@ from dcryo.methods.simulate import SimulateConfig
 from dcryo.methods.weight import choose_weight
 from dcryo.metrics.fsc import fsc_curve, resolution, soft_ball
 from dcryo.operators.normal import NormalEquations
-from dcryo.solvers.stopping import iterations, objective_change
+from dcryo.report.plot import (
+    CYCLE,
+    INK,
+    SOFT,
+    STYLE,
+    encode_section,
+    mpl,
+    new_figure,
+    save,
+    show_section,
+)
+from dcryo.solvers.stopping import iterations, objective_gap
 
 Float32 = NDArray[np.float32]
 
@@ -106,7 +106,7 @@ class Parameters:
     snr: float = 1.0
     weights: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0)
     iterations: int = 100
-    tolerance: float = 1e-4
+    tolerance: float = 1e-3
     largest_spread: float = 0.1
 
 
@@ -181,7 +181,7 @@ class Views:
         """The map of all views against the truth, in the ball of ``dcryo reconstruct``."""
         one, two = equations
         problem = MapProblem(one + two, self.setting.threads)
-        stop = iterations(self.p.iterations) | objective_change(self.p.tolerance)
+        stop = iterations(self.p.iterations) | objective_gap(self.p.tolerance)
         volume = sample_map(solve_map(problem, weight, False, stop).coefficients, BandLimited(), self.box)
         ball = soft_ball(self.box, TRUTH_RADIUS * self.box, FSC_EDGE)
         curve = fsc_curve(volume * ball, self.truth * ball)

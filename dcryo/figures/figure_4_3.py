@@ -28,7 +28,6 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from dcryo.figures.experiment import Check, Outcome, Setting
-from dcryo.figures.plot import CYCLE, INK, SOFT, STYLE, encode_section, mpl, new_figure, save, show_section
 from dcryo.figures.simulation import model_in_box, simulated
 from dcryo.geometry.symmetry import point_group
 from dcryo.imaging.phantom import Cloud, gaussian_cloud
@@ -40,6 +39,7 @@ from dcryo.methods.specimen import CloudSpecimen
 from dcryo.metrics.fsc import resolution
 from dcryo.metrics.image import correlation
 from dcryo.report.figures import grey_limits, scale_bar
+from dcryo.report.plot import CYCLE, INK, SOFT, STYLE, encode_section, mpl, new_figure, save, show_section
 
 Float32 = NDArray[np.float32]
 FloatArray = NDArray[np.floating[Any]]

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from dcryo.bench.timed_views import Problem, make_problem
+from dcryo.bench.timing import ONE_THREAD, cpu_seconds
 from dcryo.figures.experiment import Check, Outcome, Setting
-from dcryo.figures.plot import BLUE, GREY, INK, ORANGE, SOFT, STYLE, mpl, new_figure, save
-from dcryo.figures.timed_views import Problem, make_problem
-from dcryo.figures.timing import ONE_THREAD, cpu_seconds
 from dcryo.operators.normal import Convolution
+from dcryo.report.plot import BLUE, GREY, INK, ORANGE, SOFT, STYLE, mpl, new_figure, save
 
 TITLE = "Seconds for a projection, its adjoint, and their product with and without the convolution"
 SOURCE = "Table 4.1: Hc 127.70 s, Hᵀb 132.08 s, HᵀHc 257.41 s, by convolution 0.81 s; 500 views of 128³"

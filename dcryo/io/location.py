@@ -166,6 +166,22 @@ def sizes(url: Location) -> dict[str, int]:
         return {entry["path"]: entry["size"] for batch in listing for entry in batch}
 
 
+class Present:
+    """Which objects are under ``url``: a listing of a URL; a folder is asked for each, which takes a sixth.
+
+    A store of ten million images is 46,000 files in as many folders.
+    """
+
+    def __init__(self, url: Location) -> None:
+        self._url = normalise(url)
+        self._listed = sizes(url) if is_remote(url) else None
+
+    def __contains__(self, key: object) -> bool:
+        if self._listed is not None:
+            return key in self._listed
+        return os.path.isfile(f"{self._url}/{key}")
+
+
 def exists(url: Location) -> bool:
     """Whether ``url`` is a file, an object, a folder, or a prefix of objects."""
     url = normalise(url)

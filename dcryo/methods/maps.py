@@ -20,7 +20,7 @@ from dcryo.methods.reconstruct_config import ReconstructConfig
 from dcryo.methods.regularise import MapProblem, Method, Solution, solve_map
 from dcryo.methods.weight import Trial, choose_weight
 from dcryo.solvers.prox import AnalysisPrior
-from dcryo.solvers.stopping import Rule, iterations, objective_change
+from dcryo.solvers.stopping import Rule, iterations, objective_gap
 
 Real = NDArray[np.floating[Any]]
 
@@ -59,7 +59,7 @@ def solve_maps(chosen: Plan, fold: Fold, voxel: float, config: ReconstructConfig
         problems[half] = MapProblem(there, fold.threads, radius, surroundings(linear))
         maps[f"linear{half}" if half else "linear"] = to_host(linear)
         progress.advance()
-    stop = iterations(config.iterations) | objective_change(config.tolerance)
+    stop = iterations(config.iterations) | objective_gap(config.tolerance)
     method = Method(config.prior, config.solver, config.rho)
     regularised = config.prior != "none"
     if regularised and len(problems) == 2:

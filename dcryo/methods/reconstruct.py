@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 import threading
 import time
@@ -17,8 +18,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from dcryo.arrays import check_device
-from dcryo.dataflow.accumulate import Fold, Handle, assign_halves, check_poses, peak_rss, run_plan
+from dcryo.arrays import check_device, visible_gpus
+from dcryo.dataflow.accumulate import (
+    Fold,
+    Handle,
+    assign_halves,
+    check_poses,
+    device_bytes,
+    peak_rss,
+    run_plan,
+)
 from dcryo.dataflow.commits import Commits
 from dcryo.dataflow.executor import Executor, SerialExecutor, Task
 from dcryo.dataflow.plan import (
@@ -242,6 +251,8 @@ def reconstruct(
             present=0 if overwrite else _scratch_bytes(run),
             coarser=lambda scale: make_plan(store, replace(config, scale=scale), capacity.tasks),
         )
+        if device != "cpu" and executor.here:
+            _check_gpus(chosen, config.accuracy, device, capacity.tasks)
     out = create_run(run, "reconstruct", _recorded(store, config), overwrite=overwrite)
     if out.complete:
         out.clean()
@@ -274,6 +285,8 @@ def reconstruct(
         "bytes_read": bytes_read,
         "peak_rss": peak_rss(),
         "task_peak_rss": max((h.peak_rss for h in handles), default=0),
+        "computed": sum(h.computed for h in handles),
+        "waited": sum(h.waited for h in handles),
     }
     out.finish(result)
     out.clean()
@@ -297,6 +310,14 @@ def _check_device(config: ReconstructConfig, device: str, here: bool) -> None:
         raise InputError("--accuracy reference has no GPU sums; choose accurate, or --device cpu")
     if here:
         check_device(device)
+
+
+def _check_gpus(chosen: Plan, accuracy: str, device: str, tasks: int) -> None:
+    """Refuse a plan that the GPUs of this machine have no room for; those of a cluster do so themselves."""
+    batch = min(chosen.batch, max(part.count for part in chosen.slices))
+    sharing = math.ceil(tasks / len(visible_gpus()))
+    check_device(device, device_bytes(chosen.n, chosen.box, batch, accuracy), sharing)
+    check_device(device, chosen.solve_memory)
 
 
 def _finished(run: str) -> bool:

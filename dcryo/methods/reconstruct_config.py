@@ -50,7 +50,8 @@ class ReconstructConfig:
     iterations : int
         At most so many iterations of a solve.
     tolerance : float
-        A solve stops when the objective falls by less than this fraction of its fall so far, per iteration.
+        A solve stops when its objective is this near to the least one, relative to the whole fall from zero:
+        (F - F*) / (F(0) - F*), as far as what it still gains per iteration can tell.
     ridge : float
         Tikhonov weight of the linear maps, in units of the kernel's mean spectrum in each shell.
     mask_diameter : float, optional
@@ -77,7 +78,7 @@ class ReconstructConfig:
     solver: str = "auto"
     rho: float | Literal["auto"] = "auto"
     iterations: int = 100
-    tolerance: float = 1e-4
+    tolerance: float = 1e-3
     ridge: float = 0.5
     mask_diameter: float | None = None
     native_scale: bool = False

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from dcryo.methods.regularise import DEFAULT, MapProblem, Method, Solution, solve_map
 from dcryo.solvers.prox import AnalysisPrior
-from dcryo.solvers.stopping import iterations, objective_change
+from dcryo.solvers.stopping import iterations, objective_gap
 
 FIRST_WEIGHT = 1.0
 """Where the search begins: the noise of one voxel."""
@@ -22,6 +22,9 @@ OCTAVES = 8
 
 SEARCH_TOLERANCE = 3.0
 """Tolerance of the solves of the search, in that of the final ones: misfits compare long before."""
+
+SEARCH_WINDOW = 3
+"""Iterations that tell how near a solve of the search is: less surely than by default, and sooner."""
 
 SEARCH_LIMIT = 40
 """Iterations of one of them at most."""
@@ -70,7 +73,8 @@ class _Search:
         tried: Callable[[], None],
     ) -> None:
         self.problems = (one, two)
-        self.stop = iterations(min(limit, SEARCH_LIMIT)) | objective_change(SEARCH_TOLERANCE * tolerance)
+        gap = objective_gap(SEARCH_TOLERANCE * tolerance, SEARCH_WINDOW)
+        self.stop = iterations(min(limit, SEARCH_LIMIT)) | gap
         self.method = method
         self.tried = tried
         self.trials: list[Trial] = []
@@ -139,12 +143,12 @@ def _misfit(choice: Choice) -> float:
 def _best_weight(search: _Search, constraint: bool) -> Choice:
     """Walk down the misfit in octaves until it rises on both sides, then fit a parabola in log weight."""
     pairs: dict[int, Choice] = {}
-    last: Choice | None = None
 
     def at(octave: int) -> float:
-        nonlocal last
         if octave not in pairs:
-            last = pairs[octave] = search.pair(FIRST_WEIGHT * 2.0**octave, constraint, last)
+            nearest = min(pairs, key=lambda tried: abs(tried - octave), default=None)
+            start = None if nearest is None else pairs[nearest]
+            pairs[octave] = search.pair(FIRST_WEIGHT * 2.0**octave, constraint, start)
         return pairs[octave].trial.misfit
 
     best = -1 if at(-1) < at(0) else 0

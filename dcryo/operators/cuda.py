@@ -72,7 +72,7 @@ def _launch(kernel: Any, count: int, *arguments: Any) -> None:
 
 
 @cuda.jit(device=True)
-def _weight(polynomial: Any, tap: int, v: float) -> float:
+def _weight(polynomial: Any, tap: Any, v: Any) -> Any:
     """Weight of a tap, by Horner's rule; polynomial and variable are those of ``Window.polynomial``."""
     weight = polynomial[DEGREE, tap]
     for degree in range(DEGREE - 1, -1, -1):

@@ -81,14 +81,15 @@ class Convolution:
 
     Zero parts are never transformed: of the L lines along an axis only n hold data before the next is padded.
     Single precision on the host is left to :mod:`dcryo.operators.lines`, but for a few columns; those, double
-    precision and everything on a GPU to the FFTs of a library.  Exact where c lives in the ball of diameter n.
+    precision and everything on a GPU to the FFTs of a library.  Exact where c lives in the ball of diameter
+    n.
     """
 
     COLUMNS = 16
     """x-frequencies handled at once: enough for vectorised transforms, few enough to stay in the cache."""
 
-    DEVICE_COLUMNS = 64
-    """The same on a GPU, which wants more at a time and has less memory."""
+    DEVICE_NUMBERS = 1 << 24
+    """Of a padded block on a GPU, 134 MB: all columns of 128³ at once, since launches cost time as well."""
 
     def __init__(self, spectrum: Array, n: int, threads: int = 0) -> None:
         """``spectrum`` (L, L, L//2+1) of a :class:`NormalEquations` for a box of ``n``."""
@@ -104,7 +105,7 @@ class Convolution:
             x = fft.rfft(volume, n=length, axis=2)
         single = x.dtype == np.complex64 and self.spectrum.dtype == np.float32
         first = filter_columns(x, self.spectrum, self.threads) if single and not on_device(volume) else 0
-        size = self.DEVICE_COLUMNS if on_device(volume) else self.COLUMNS
+        size = max(1, self.DEVICE_NUMBERS // length**2) if on_device(volume) else self.COLUMNS
 
         def columns(part: slice) -> None:
             with fourier(volume) as fft:

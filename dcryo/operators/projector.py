@@ -115,7 +115,8 @@ def lattice_radius2(views: Views, box: int) -> Float32:
     """Squared lattice radius that holds every frequency below the band limit, (P,)."""
     if not len(views):
         return np.zeros(0, np.float32)
-    smallest = np.linalg.svd(views.distortion, compute_uv=False)[:, -1]
+    (a, b), (c, d) = np.moveaxis(views.distortion, 0, -1)
+    smallest = abs(np.hypot(a + d, b - c) - np.hypot(a - d, b + c)) / 2  # singular value of a 2 x 2 matrix
     radius = np.minimum(np.sqrt(views.limit2) / smallest * box / (2 * math.pi), box / 2)
     return np.asarray(radius**2 * (1 + 1e-6), np.float32)
 

@@ -29,6 +29,11 @@ _INT64 = ir.IntType(64)
 _FAST = ("fast",)
 
 
+def _instruction(function: Any) -> Any:
+    """:func:`numba.extending.intrinsic`, whose first argument no caller gives."""
+    return intrinsic(function)
+
+
 def _shuffle(builder: Any, vector: Any, lanes: Sequence[int]) -> Any:
     """The lanes of a vector in another order."""
     mask = ir.Constant(ir.VectorType(_INT32, len(lanes)), list(lanes))
@@ -86,7 +91,7 @@ def _rows(builder: Any, offset: Any, stride_y: Any, stride_z: Any, width: int) -
     return [[builder.add(at, builder.mul(stride_y, _INT64(y))) for y in range(width)] for at in planes]
 
 
-@intrinsic
+@_instruction
 def spread(
     typing: Any, width: Any, grid: Any, offset: Any, stride_y: Any, stride_z: Any, polynomial: Any,
     sx: Any, sy: Any, sz: Any, re: Any, im: Any,
@@ -117,7 +122,7 @@ def spread(
     return types.void(*arguments), generate
 
 
-@intrinsic
+@_instruction
 def gather(
     typing: Any, width: Any, grid: Any, offset: Any, stride_y: Any, stride_z: Any, polynomial: Any,
     sx: Any, sy: Any, sz: Any,
@@ -148,14 +153,15 @@ def gather(
             count //= 2
             low = _shuffle(builder, total, range(count))
             total = builder.fadd(low, _shuffle(builder, total, range(count, 2 * count)), _FAST)
-        pair = [_lane(builder, total, 0), _lane(builder, total, 1)]
-        return context.make_tuple(builder, signature.return_type, pair)
+        parts = [_lane(builder, total, 0), _lane(builder, total, 1)]
+        return context.make_tuple(builder, signature.return_type, parts)
 
     arguments = (width, grid, offset, stride_y, stride_z, polynomial, sx, sy, sz)
-    return types.UniTuple(types.float32, 2)(*arguments), generate
+    pair: Any = types.UniTuple(types.float32, 2)  # type: ignore[no-untyped-call]
+    return pair(*arguments), generate
 
 
-@intrinsic
+@_instruction
 def spread_line(typing: Any, line: Any, offset: Any, polynomial: Any, s: Any, value: Any) -> Any:
     """Add a real value, times the weights of one axis, to ``TAPS`` cells from ``offset`` on."""
 

@@ -28,9 +28,6 @@ TAPS = 8
 DEGREE = 7
 """Degree of the polynomials: they err by 1e-7 of the largest weight, the rounding of a float."""
 
-TABLE_ROWS = 512
-"""Rows per unit offset; linear interpolation between them errs by less than 2e-6."""
-
 
 def even_fast_length(least: int) -> int:
     """Smallest even FFT-friendly length >= ``least``."""
@@ -59,22 +56,6 @@ class Window:
         return math.pi * math.sqrt(
             (self.width / self.oversampling) ** 2 * (self.oversampling - 0.5) ** 2 - 0.8
         )
-
-    @cached_property
-    def table(self) -> NDArray[np.float32]:
-        """Taps and their slopes, (2, TABLE_ROWS + 2, width) float32.
-
-        Row r holds the weights for a fractional offset r / TABLE_ROWS, where the offset is that of the first
-        grid point j = ceil(u - W/2) from u - W/2; tap t lies at distance offset + t - W/2 from the sample.
-        """
-        offset = np.arange(TABLE_ROWS + 2)[:, None] / TABLE_ROWS
-        distance = offset + np.arange(self.width)[None] - self.width / 2
-        inside = np.abs(distance) <= self.width / 2
-        root = np.sqrt(np.maximum(1 - (2 * distance / self.width) ** 2, 0))
-        taps = np.where(inside, i0(self.beta * root) / i0(self.beta), 0.0)
-        slope = np.zeros_like(taps)
-        slope[:-1] = taps[1:] - taps[:-1]
-        return np.ascontiguousarray(np.stack([taps, slope]), dtype=np.float32)
 
     @cached_property
     def polynomial(self) -> NDArray[np.float32]:

@@ -160,20 +160,3 @@ def solve(
     # priors vanish at zero, so there the objective is the constant
     advance = functools.partial(step, problem, prior)
     return drive(advance, init(problem, start), problem.constant, stop, watch)
-
-
-def largest_eigenvalue(
-    apply: Callable[[Array], Array], start: Array, iterations: int = 12, margin: float = 1.02
-) -> float:
-    """Largest eigenvalue of a positive semidefinite Q by power iteration, times ``margin``."""
-    x = start
-    value = 0.0
-    for _ in range(iterations):
-        norm = math.sqrt(inner(x, x))
-        if norm == 0:
-            return 0.0
-        x = x / np.float32(norm)
-        y = apply(x)
-        value = inner(x, y)
-        x = y
-    return margin * value

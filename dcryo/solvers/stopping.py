@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+LEFT = 8
+"""At least so many times the last fall of an objective is taken to be still to come."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -50,25 +53,28 @@ def iterations(limit: int) -> Rule:
     return Rule(lambda p: f"{limit} iterations done" if p.iteration >= limit else None)
 
 
-def objective_change(tolerance: float, window: int = 3) -> Rule:
-    """Stop when the objective falls by less than ``tolerance`` of its fall from zero, per iteration.
+def objective_gap(tolerance: float, window: int = 6) -> Rule:
+    """Stop when the objective is within ``tolerance`` of the least one, relative to its whole fall from zero.
 
-    Averaged over ``window`` iterations.  Measured against the fall and not the value, which contains the
-    energy of the noise, and against the fall from zero, so that a warm start stops no later.  Of objectives
-    that swing, the span of three times as many counts: at the turn of a swing they do not change.
+    What is left is told from what came last.  An accelerated method whose gap is C / k^2 after k iterations
+    falls by 2 C / k^3 in the next, so half of k times the last fall is left.  Twice that is taken, of the
+    mean over ``window`` iterations, and at least ``LEFT`` falls, since a warm start counts few iterations.
+    Measured against the fall and not the value, which contains the energy of the noise, and against the fall
+    from zero, so that a warm start stops no later.  Of objectives that swing, the span of twice as many
+    counts: at the turn of a swing they do not change.
     """
 
     def check(p: Progress) -> str | None:
-        length = 3 * window if p.swinging else window
+        length = 2 * window if p.swinging else window
         if len(p.objectives) <= length:
             return None
         values = p.objectives
         fall = max(p.at_zero, values[0]) - min(values)
         last = values[-1 - length :]
         recent = (max(last) - min(last) if p.swinging else abs(last[0] - last[-1])) / length
-        if fall <= 0 or recent > tolerance * fall:
+        if fall <= 0 or max(LEFT, p.iteration) * recent > tolerance * fall:
             return None
-        return f"objective changes by less than {tolerance:g} of its fall per iteration"
+        return f"objective within {tolerance:g} of its fall above the least"
 
     return Rule(check)
 

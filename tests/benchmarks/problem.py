@@ -6,9 +6,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from dcryo.figures import timed_views
-from dcryo.figures.timed_views import Problem
-from dcryo.figures.timing import ONE_THREAD
+from dcryo.bench import timed_views
+from dcryo.bench.timed_views import Problem
+from dcryo.bench.timing import ONE_THREAD
 from dcryo.operators.normal import NormalEquations
 
 __all__ = ["ONE_THREAD", "Problem", "make_equations", "make_problem"]

@@ -1,4 +1,4 @@
-"""What one step of the solver costs: the prox of total variation, an iteration of FISTA, a linear solve."""
+"""What the solver costs: the prox of total variation, an iteration of FISTA, regularised and linear maps."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import pytest
 from benchmarks.problem import ONE_THREAD, make_equations
 
 from dcryo.methods.linear_map import solve_linear
-from dcryo.methods.regularise import MapProblem
+from dcryo.methods.regularise import MapProblem, solve_map
 from dcryo.operators.gradient import Gradient
 from dcryo.solvers.fista import init, step
 from dcryo.solvers.prox import AnalysisPrior
+from dcryo.solvers.stopping import objective_gap
 
 pytestmark = pytest.mark.benchmark(timer=time.process_time)
 
@@ -45,6 +46,16 @@ def test_iteration(maps: MapProblem, record: Callable[..., Any]) -> None:
         state = step(problem, prior, state)
     following = record(lambda: step(problem, prior, state))
     assert following.objectives[-1] < following.objectives[0]
+
+
+def test_map_to_the_default_tolerance(maps: MapProblem, record: Callable[..., Any]) -> None:
+    """From the normal equations on: the norm of the data term, and all iterations."""
+
+    def solve() -> Any:
+        return solve_map(MapProblem(maps.equations, ONE_THREAD), 0.7, True, objective_gap(1e-3))
+
+    solution = record(solve, rounds=1)
+    assert "within 0.001" in solution.reason
 
 
 def test_linear_map(maps: MapProblem, record: Callable[..., Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import shutil
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -249,27 +248,26 @@ def test_the_table_is_read_once_a_slice(
     assert set(columns.values()) == {1}, columns
 
 
-def test_the_next_batch_is_read_while_one_is_worked_on(
-    store: ParticleStore, monkeypatch: pytest.MonkeyPatch
+def test_handles_say_where_the_time_went(
+    store: ParticleStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images, wanted = ParticleStore.images, store.images(0, COUNT)
-    second = threading.Event()
+    """A clock that goes on where a batch is folded, and where a sum is committed."""
+    now = [0.0]
 
-    def watched(self: ParticleStore, start: int, stop: int) -> Any:
-        if stop >= 40:
-            second.set()
-        return images(self, start, stop)
+    def slow(original: Any, seconds: float) -> Any:
+        def call(*args: Any) -> Any:
+            now[0] += seconds
+            return original(*args)
 
-    monkeypatch.setattr(ParticleStore, "images", watched)
-    rows = np.flatnonzero(np.arange(COUNT) % 3)  # 60 rows, with gaps
-    first = 0
-    for particles, batch in module._stream(store, rows, 20):
-        assert second.wait(60)  # nobody has asked for the second batch yet
-        own = rows[first : first + 20]
-        np.testing.assert_array_equal(batch, wanted[own])
-        np.testing.assert_array_equal(particles.row, store.particles().row[own])
-        first += len(own)
-    assert first == len(rows)
+        return call
+
+    part = make_slices(store.halves(), 1000, store.chunk, store.shard)[0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(Accumulator, "add", slow(Accumulator.add, 10))
+    monkeypatch.setattr(Commits, "put", slow(Commits.put, 1000))
+    handle = accumulate_slice(SliceTask(fold_of(store, tmp_path / "sums", batch=5), part), QUIET)
+    computed = 10 * -(-part.count // 5)
+    assert (handle.computed, handle.waited, handle.seconds) == (computed, 0, 1000 + computed)
 
 
 def test_tasks_and_handles_are_small_and_travel(store: ParticleStore, tmp_path: Path) -> None:

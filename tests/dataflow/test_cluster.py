@@ -591,3 +591,12 @@ def test_a_scheduler_file_that_is_not_one_is_named(tmp_path: Path) -> None:
         connected(scheduler_file=str(path)),
     ):
         pass
+
+
+@pytest.mark.distributed
+def test_gpus_are_dealt_to_the_workers_in_turn() -> None:
+    with local_workers(3, ("0", "GPU-5ebe")) as executor:
+        seen = executor.client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
+        heaps = executor.client.run(os.getenv, "MALLOC_ARENA_MAX")
+    assert sorted(seen.values()) == ["0", "0", "GPU-5ebe"]
+    assert set(heaps.values()) == {"2"}

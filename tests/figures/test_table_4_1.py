@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from dcryo.bench.timed_views import Problem
 from dcryo.figures import table_4_1 as module
 from dcryo.figures.experiment import Outcome, Setting, reproduce
 from dcryo.figures.table_4_1 import SMALL, Parameters
-from dcryo.figures.timed_views import Problem
 from dcryo.methods.progress import Silent
 
 TINY = Parameters(box=16, views=12, counts=(6, 12, 18), rounds=1)

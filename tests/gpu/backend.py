@@ -14,7 +14,7 @@ from dcryo.arrays import check_device
 from dcryo.errors import InputError
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
-"""Whether kernels are interpreted."""
+"""Whether the kernels of the GPU are interpreted."""
 
 
 def need_a_device() -> None:

@@ -3,17 +3,22 @@
 What cupy refuses is refused: mixing with numpy arrays, and becoming one other than by ``get``.  Only
 functions that cupy has are here; before adding a name, look it up in cupy's reference.  Arguments of kernels
 have to be contiguous, since numba would compile one anew for every other layout.
+
+Streams are as late as they may be: a copy that is queued in one happens when somebody waits for it.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.fft
 from numba import cuda
+from numba.core.dispatcher import Dispatcher
 from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
@@ -27,6 +32,9 @@ FUNCTIONS = (
 
 FFTS = "fft fftn ifft ifftn irfft irfft2 irfftn rfft rfft2 rfftn".split()
 """Functions of cupyx.scipy.fft."""
+
+DEVICES = 2
+"""GPUs of the machine."""
 
 MOVES = ("asarray", "array")
 """What may be called with numpy arrays."""
@@ -42,6 +50,10 @@ class ndarray(NDArrayOperatorsMixin):
 
     def get(self) -> np.ndarray:
         return self.host.copy()
+
+    def set(self, array: np.ndarray, stream: Stream) -> None:
+        assert (array.shape, array.dtype) == (self.host.shape, self.host.dtype)
+        stream.queue.append(lambda: np.copyto(self.host, array))
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
@@ -84,6 +96,59 @@ class ndarray(NDArrayOperatorsMixin):
         if callable(value):
             return lambda *args, **kwargs: call(value, *args, **kwargs)
         return wrapped(value)
+
+
+class Stream:
+    """Copies and events wait in its queue; all else is done at once, and is in the stream that is current."""
+
+    current: ClassVar[list[Stream]] = []
+
+    def __init__(self, non_blocking: bool = False) -> None:
+        assert non_blocking  # one that waits for the default stream would compute and copy in turns
+        self.ptr = 0
+        self.queue: list[Callable[[], None]] = []
+
+    def __enter__(self) -> Stream:
+        self.current.append(self)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        assert self.current.pop() is self
+
+    def wait_event(self, event: Event) -> None:
+        if self in self.current:
+            event.synchronize()
+        else:
+            self.queue.append(event.synchronize)
+
+    def synchronize(self) -> None:
+        while self.queue:
+            self.queue.pop(0)()
+
+
+class Event:
+    """Comes when its stream has done what was queued before."""
+
+    def __init__(self, disable_timing: bool = False) -> None:
+        assert disable_timing
+        self.stream: Stream | None = None
+        self.come = True
+
+    def record(self, stream: Stream) -> None:
+        self.stream, self.come = stream, False
+        stream.queue.append(self.happen)
+
+    def happen(self) -> None:
+        self.come = True
+
+    def synchronize(self) -> None:
+        while not self.come:
+            assert self.stream is not None
+            self.stream.queue.pop(0)()
+
+
+NULL = Stream(non_blocking=True)
+Stream.current.append(NULL)
 
 
 def unwrapped(value: Any) -> Any:
@@ -143,14 +208,29 @@ def install() -> None:
     cupy.ndarray, cupy.fft = ndarray, fft  # type: ignore[attr-defined]
     cupy.is_available = lambda: True  # type: ignore[attr-defined]
     cupy.cuda = SimpleNamespace(  # type: ignore[attr-defined]
-        get_current_stream=lambda: SimpleNamespace(ptr=0),
-        runtime=SimpleNamespace(memGetInfo=lambda: (7_000_000_000, 8_000_000_000)),
+        get_current_stream=lambda: Stream.current[-1],
+        Stream=Stream,
+        Event=Event,
+        runtime=SimpleNamespace(
+            memGetInfo=lambda: (7_000_000_000, 8_000_000_000), getDeviceCount=lambda: DEVICES
+        ),
     )
-    cupy.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 500_000_000)  # type: ignore[attr-defined]
+    pool = SimpleNamespace(free_bytes=lambda: 500_000_000, free_all_blocks=lambda stream: None)
+    cupy.get_default_memory_pool = lambda: pool  # type: ignore[attr-defined]
     cupyx, cupyx_scipy, transforms = (ModuleType(n) for n in ("cupyx", "cupyx.scipy", "cupyx.scipy.fft"))
+    cupyx.empty_pinned = lambda shape, dtype: np.full(shape, np.nan, dtype)  # type: ignore[attr-defined]
     for name in FFTS:
         setattr(transforms, name, twin(getattr(scipy.fft, name)))
     cupyx.scipy, cupyx_scipy.fft = cupyx_scipy, transforms  # type: ignore[attr-defined]
     for loaded in (cupy, fft, cupyx, cupyx_scipy, transforms):
         sys.modules[loaded.__name__] = loaded
     cuda.as_cuda_array = as_cuda_array
+    interpret(importlib.import_module("dcryo.operators.cuda"))
+
+
+def interpret(kernels: ModuleType) -> None:
+    """Kernels are interpreted, and so must be what they hand arrays to."""
+
+    for name, value in vars(kernels).items():
+        if isinstance(value, Dispatcher):
+            setattr(kernels, name, value.py_func)

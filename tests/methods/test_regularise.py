@@ -12,13 +12,14 @@ import penalties
 import pytest
 from equations import accumulate, lags
 
+from dcryo.figures.figure_4_16 import SMALL, Case, make_problem
 from dcryo.methods.linear_map import solve_linear, surroundings
 from dcryo.methods.regularise import RHO, SHARE, MapProblem, Method, solve_map
 from dcryo.operators.gradient import Gradient
 from dcryo.operators.normal import NormalEquations
 from dcryo.solvers.fista import solve
 from dcryo.solvers.prox import AnalysisPrior
-from dcryo.solvers.stopping import iterations
+from dcryo.solvers.stopping import iterations, objective_gap
 
 COUNT = 20
 
@@ -113,6 +114,27 @@ def test_every_solver_reaches_the_optimum_of_every_prior(solver: str, name: str,
     assert np.linalg.norm(found - c) < 0.05 * np.linalg.norm(c)
     if nonnegative:
         assert solution.x.min() >= 0
+
+
+@pytest.mark.parametrize(("views", "ctf", "weight"), [(30, True, 1.0), (30, False, 1.0), (300, True, 0.1)])
+def test_tolerance_is_the_gap_that_is_left(views: int, ctf: bool, weight: float) -> None:
+    """Relative to the fall from zero, as in Figure 4.16, on problems of its table."""
+    problem = make_problem(24, Case(views, ctf, weight), SMALL, 0)
+    least = min(solve_map(problem, weight, True, iterations(300)).history)
+    at_zero = problem.quadratic().constant
+    for tolerance in (1e-2, 1e-3):
+        solution = solve_map(problem, weight, True, objective_gap(tolerance) | iterations(200))
+        assert "of its fall" in solution.reason
+        assert solution.history[-1] - least < tolerance * (at_zero - least)
+
+
+@pytest.mark.parametrize("n", [6, 8])
+def test_norm_is_known_to_some_percent(n: int) -> None:
+    problem, normal, _, _ = setting(n)
+    soft = ball(n)
+    largest = np.linalg.eigvalsh(soft[:, None] * normal * soft)[-1]
+    assert problem.lipschitz == pytest.approx(largest, rel=0.1)
+    assert problem.lipschitz > 0.98 * largest
 
 
 @pytest.mark.parametrize("n", [7, 8])

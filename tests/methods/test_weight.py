@@ -11,8 +11,15 @@ import pytest
 from equations import accumulate
 
 from dcryo.methods.regularise import MapProblem, solve_map
-from dcryo.methods.weight import FIRST_WEIGHT, OCTAVES, SEARCH_LIMIT, SEARCH_TOLERANCE, choose_weight
-from dcryo.solvers.stopping import iterations, objective_change
+from dcryo.methods.weight import (
+    FIRST_WEIGHT,
+    OCTAVES,
+    SEARCH_LIMIT,
+    SEARCH_TOLERANCE,
+    SEARCH_WINDOW,
+    choose_weight,
+)
+from dcryo.solvers.stopping import iterations, objective_gap
 
 N = 10
 COUNT = 40
@@ -110,6 +117,6 @@ def test_trials_are_octaves_tried_once_and_a_refinement() -> None:
 def test_search_stops_its_solves_early(tolerance: float) -> None:
     one, two = halves(2.0)
     choice = choose_weight(one, two, 1000, tolerance, weight=0.3, nonnegative=True)
-    rule = iterations(SEARCH_LIMIT) | objective_change(SEARCH_TOLERANCE * tolerance)
+    rule = iterations(SEARCH_LIMIT) | objective_gap(SEARCH_TOLERANCE * tolerance, SEARCH_WINDOW)
     expected = solve_map(one, 0.3, True, rule)
     np.testing.assert_array_equal(choice.first.coefficients, expected.coefficients)

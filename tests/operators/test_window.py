@@ -1,4 +1,4 @@
-"""The spreading window against its integral, and the tables that stand for it."""
+"""The spreading window against its integral, and the polynomials that stand for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from scipy.special import i0
 
 from dcryo.errors import InputError
-from dcryo.operators.window import DEGREE, TABLE_ROWS, TAPS, WINDOWS, Window, window
+from dcryo.operators.window import DEGREE, TAPS, WINDOWS, Window, window
 
 
 def taps(chosen: Window, x: np.ndarray) -> np.ndarray:
@@ -32,19 +32,6 @@ def test_transform_is_the_fourier_integral(name: str) -> None:
     ]
     # quad's own error is below 1e-10
     np.testing.assert_allclose(chosen.transform(k, 40), expected, atol=1e-9)
-
-
-@pytest.mark.parametrize("name", WINDOWS)
-def test_table_interpolates_the_window(name: str) -> None:
-    chosen = window(name)
-    offset = np.random.default_rng(0).uniform(0, 1, 2000)
-    row = (offset * TABLE_ROWS).astype(int)
-    fraction = (offset * TABLE_ROWS - row)[:, None]
-    found = chosen.table[0, row] + fraction * chosen.table[1, row]
-    distance = offset[:, None] + np.arange(chosen.width) - chosen.width / 2
-    # linear interpolation errs by h^2 / 8 times the curvature, at most beta * 4 / W^2 (at the centre)
-    bound = chosen.beta * 4 / chosen.width**2 / (8 * TABLE_ROWS**2)
-    assert np.abs(found - taps(chosen, distance)).max() < bound + 2 * np.finfo(np.float32).eps
 
 
 @pytest.mark.parametrize("name", WINDOWS)

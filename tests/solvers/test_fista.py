@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls
 
-from dcryo.solvers.fista import Quadratic, State, init, inner, largest_eigenvalue, solve, step
+from dcryo.solvers.fista import Quadratic, State, init, inner, solve, step
 from dcryo.solvers.stopping import iterations, relative_change
 
 SHAPE = (3, 4, 5)
@@ -152,21 +152,3 @@ def test_inner_product_is_that_of_float64() -> None:
     rng = np.random.default_rng(4)
     a, b = (rng.standard_normal((20, 30, 40)).astype(np.float32) for _ in range(2))
     assert inner(a, b) == pytest.approx(float(np.vdot(a.astype(np.float64), b.astype(np.float64))), rel=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_largest_eigenvalue(dtype: type) -> None:
-    _, a, _ = problem()
-    matrix = (a.T @ a).astype(dtype)
-    expected = float(np.linalg.eigvalsh(a.T @ a)[-1])
-
-    def apply(x: np.ndarray) -> np.ndarray:
-        return (matrix @ x.ravel()).reshape(x.shape)
-
-    start = np.random.default_rng(5).standard_normal(SHAPE).astype(dtype)
-    found = largest_eigenvalue(apply, start, iterations=400, margin=1.0)
-    assert found == pytest.approx(expected, rel=1e-5)
-    # a Rayleigh quotient never exceeds it
-    assert largest_eigenvalue(apply, start, iterations=3, margin=1.0) <= expected * (1 + 1e-6)
-    assert largest_eigenvalue(apply, start, 400) == pytest.approx(1.02 * expected, rel=1e-5)
-    assert largest_eigenvalue(apply, np.zeros(SHAPE, dtype)) == 0

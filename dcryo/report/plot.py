@@ -1,4 +1,4 @@
-"""How the pictures of the experiments look: PNG by matplotlib's objects, never through pyplot's state."""
+"""How our pictures look: PNG by matplotlib's objects, never through pyplot's state."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
-from dcryo.figures.plot import DPI, STYLE, encode_section, new_figure, save, show_section
+from dcryo.report.plot import DPI, STYLE, encode_section, new_figure, save, show_section
 
 
 def test_sections_go_into_the_json_and_come_back() -> None:

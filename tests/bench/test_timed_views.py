@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dcryo.figures.timed_views import make_problem
+from dcryo.bench.timed_views import make_problem
 
 
 def test_error_is_that_of_the_spreading_windows() -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from dcryo.figures import timing
-from dcryo.figures.timing import cpu_seconds
+from dcryo.bench import timing
+from dcryo.bench.timing import cpu_seconds
 
 
 def test_calls_take_turns_and_the_median_counts(monkeypatch: pytest.MonkeyPatch) -> None:

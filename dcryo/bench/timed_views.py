@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dcryo.figures.timing import ONE_THREAD
+from dcryo.bench.timing import ONE_THREAD
 from dcryo.geometry.rotations import matrix_to_quaternion, random_rotations
 from dcryo.imaging.basis import BandLimited
 from dcryo.imaging.ctf import random_defocus
 from dcryo.imaging.particles import Optics, Particles
-from dcryo.imaging.phantom import gaussian_cloud, rasterise
+from dcryo.imaging.phantom import Cloud, gaussian_cloud, rasterise
 from dcryo.metrics.fsc import soft_ball
 from dcryo.operators.kernel import PlaneKernel
 from dcryo.operators.normal import Convolution
@@ -31,9 +31,14 @@ PIXEL_SIZE = 1.5
 
 @dataclass(frozen=True)
 class Problem:
-    """P views of a box of n voxels: CTF with astigmatism, shifts; images of white noise of variance 1."""
+    """P views of a box of n voxels: CTF with astigmatism, shifts; images of white noise of variance 1.
+
+    ``volume`` is ``cloud`` in voxels; ``views`` are ``particles`` as the operators want them.
+    """
 
     box: int
+    cloud: Cloud
+    particles: Particles
     views: Views
     radial: Radial
     volume: Float32
@@ -44,14 +49,25 @@ class Problem:
 
     def first(self, count: int) -> Problem:
         """The first ``count`` views."""
-        return replace(self, views=self.views.take(slice(count)), images=self.images[:count])
+        chosen = slice(count)
+        return replace(
+            self,
+            particles=self.particles.take(chosen),
+            views=self.views.take(chosen),
+            images=self.images[chosen],
+        )
 
     def without_ctf(self) -> Problem:
         """The same views through a perfect microscope; shifts stay."""
         coefficients = self.views.coefficients.copy()
         coefficients[:, 1] = np.pi / 2
         coefficients[:, 2:10] = 0
-        return replace(self, views=replace(self.views, coefficients=coefficients))
+        optics = tuple(replace(group, ctf=False) for group in self.particles.optics)
+        return replace(
+            self,
+            particles=replace(self.particles, optics=optics),
+            views=replace(self.views, coefficients=coefficients),
+        )
 
     def project(self) -> Float32:
         """Hc."""
@@ -79,8 +95,8 @@ class Problem:
         return float(np.linalg.norm(fast - direct) / np.linalg.norm(direct))
 
 
-def make_problem(box: int, count: int, seed: int = 0) -> Problem:
-    """``count`` random views of a phantom in a box of ``box``."""
+def make_problem(box: int, count: int, seed: int = 0, width: float = 0.8) -> Problem:
+    """``count`` random views of a phantom of Gaussians of ``width`` voxels in a box of ``box``."""
     rng = np.random.default_rng(seed)
     particles = Particles.empty_columns(
         count,
@@ -89,9 +105,11 @@ def make_problem(box: int, count: int, seed: int = 0) -> Problem:
         defocus=random_defocus(count, 8000, 20000, rng),
         optics=(Optics(pixel_size=PIXEL_SIZE),),
     )
-    cloud = gaussian_cloud(seed=1, count=400, radius=OBJECT_RADIUS * box)
+    cloud = gaussian_cloud(seed=1, count=400, radius=OBJECT_RADIUS * box, width=width)
     return Problem(
         box=box,
+        cloud=cloud,
+        particles=particles,
         views=make_views(particles, PIXEL_SIZE),
         radial=make_radial(BandLimited().fourier, [np.ones(box // 2 + 1)], box, [1.0]),
         volume=rasterise(cloud, box),
