@@ -14,11 +14,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import numba
+import numpy as np
+from numpy.typing import NDArray
 
 from dcryo.arrays import Array, on_device
 
 _lock = threading.RLock()
 _pools: dict[int, ThreadPoolExecutor] = {}
+_local = threading.local()
 
 
 @contextmanager
@@ -77,3 +80,15 @@ def for_each(work: Callable[[Any], None], items: Sequence[Any], threads: int = 0
         pool = _pools.setdefault(count, ThreadPoolExecutor(count, thread_name_prefix="dcryo"))
     for future in [pool.submit(work, item) for item in items]:
         future.result()
+
+
+def scratch(name: str, size: int) -> NDArray[np.float32]:
+    """Flat memory of this thread under ``name``, the same at every call, with whatever was left in it.
+
+    Memory that is handed out afresh for each of many short items costs more than what most of them do with
+    it: threads wait for each other while the system maps and clears pages.
+    """
+    held: dict[str, NDArray[np.float32]] = _local.__dict__.setdefault("held", {})
+    if name not in held or held[name].size < size:
+        held[name] = np.empty(size, np.float32)
+    return held[name][:size]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dcryo.arrays import Array, fourier, namespace, on_device
 from dcryo.operators import lines
-from dcryo.operators.compiled import compile_kernel, for_each
+from dcryo.operators.compiled import compile_kernel, for_each, scratch
 from dcryo.operators.lines import STEP
 from dcryo.operators.vector import LANES, load, prefetch, store
 
@@ -161,7 +161,7 @@ def _to_frequencies(
 
 def _scratch(n: int, size: int) -> NDArray[np.float32]:
     """Half-transformed columns; a row more than there are, so that strides are no power of two."""
-    return np.empty((size, (n + 1) * STEP), np.float32)
+    return scratch("columns", size * (n + 1) * STEP).reshape(size, -1)
 
 
 def _reach(size: int, pad: int) -> float:

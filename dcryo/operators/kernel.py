@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcryo.arrays import Array, fourier, module, namespace, on_device
-from dcryo.operators.compiled import blocks, compile_kernel, for_each
+from dcryo.operators.compiled import blocks, compile_kernel, for_each, scratch
 from dcryo.operators.resampling import add_resampled
 from dcryo.operators.spreading import spread_line
 from dcryo.operators.transfer import (
@@ -38,9 +38,12 @@ from dcryo.operators.window import TAPS, Window, even_fast_length
 Float32 = NDArray[np.float32]
 
 
-@compile_kernel("void(f8[:,::1], i8, f8[:,::1], f8[:,::1], f8[::1], i8[::1], f4[:,::1], f4[:,::1], i8, i8)")
+@compile_kernel(
+    "void(f8[:,::1], f4[::1], i8, f8[:,::1], f8[:,::1], f8[::1], i8[::1], f4[:,::1], f4[:,::1], i8, i8)"
+)
 def _add_slab(
     grid: Any,
+    slab: Any,
     ia: int,
     planes: Any,
     coefficients: Any,
@@ -51,16 +54,16 @@ def _add_slab(
     width: int,
     pad: int,
 ) -> None:
-    """Add line ``ia`` of every plane to the slab ``grid`` (L, Gd + 2 pad).
+    """Add line ``ia`` of every plane to ``grid`` (L, Gd + 2 pad).
 
-    planes (P, 7): slope of the dominant coordinate along a and b in its grid cells, steps of v1 and v2
-    along a and b in rad/voxel, weight.
+    slab: scratch of its size and ``TAPS`` more, because the vector of the last sample may reach beyond;
+    planes (P, 7): slope of the dominant coordinate along a and b in its grid cells, steps of v1 and v2 along
+    a and b in rad/voxel, weight.
     """
     length, depth = grid.shape
     h = length // 2
     centre = (depth - 2 * pad) // 2 + pad
-    # the vector of the last sample may reach beyond the slab
-    slab = np.zeros(length * depth + TAPS, np.float32)
+    slab[:] = 0
     value = np.empty(length, np.float32)
     place = np.empty(length, np.int32)
     fraction = np.empty(length, np.float32)
@@ -146,7 +149,8 @@ class PlaneKernel:
 
         def slab(ia: int) -> None:
             for (grid, _, part), plane in zip(work, planes, strict=True):
-                _add_slab(grid[ia], ia, plane, part.coefficients, part.limit2, part.group, table,
+                sums = scratch("slab", grid[ia].size + TAPS)
+                _add_slab(grid[ia], sums, ia, plane, part.coefficients, part.limit2, part.group, table,
                           self.window.polynomial, self.window.width, self.pad)  # fmt: skip
 
         for_each(slab, range(self.length // 2 + 1), threads)

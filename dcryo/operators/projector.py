@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcryo.arrays import Array, fourier, namespace, on_device
-from dcryo.operators.compiled import blocks, for_each, slabs
+from dcryo.operators.compiled import blocks, for_each, scratch, slabs
 from dcryo.operators.grid_transform import from_half, to_half
 from dcryo.operators.slices import HalfGrid
 from dcryo.operators.transfer import ADJOINT, FORWARD, modulate
@@ -25,10 +25,10 @@ from dcryo.operators.window import window
 
 Float32 = NDArray[np.float32]
 
-IMAGES = 32
-"""Images that are transformed at once: few enough for their spectra to stay in the cache."""
+PIXELS = 1 << 18
+"""Pixels that are transformed at once: few enough for their spectra to stay in the cache."""
 
-PLANES = 4
+PLANES = 16
 """Planes of a volume that are transformed along x at once, likewise."""
 
 
@@ -53,7 +53,7 @@ def to_lattice(images: Array, box: int, threads: int = 1) -> Array:
         out[part, h:] = spectrum[:, : h + 1, : h + 1]
         out[part, :h] = spectrum[:, m - h :, : h + 1]
 
-    for_each(work, slabs(images, IMAGES), threads)
+    for_each(work, slabs(images, max(1, PIXELS // (m * m))), threads)
     return out.view(np.float32).reshape(*out.shape, 2)
 
 
@@ -66,7 +66,12 @@ def from_lattice(values: Array, n: int, threads: int = 1) -> Float32:
 
     def work(part: slice) -> None:
         some = lattice[part]
-        spectrum = xp.zeros((len(some), n, n // 2 + 1), np.complex64)
+        shape = len(some), n, n // 2 + 1
+        spectrum = (
+            xp.zeros(shape, np.complex64)
+            if on_device(values)
+            else _cleared(*shape, 2).view(np.complex64)[..., 0]
+        )
         spectrum[:, : h + 1, : h + 1] = some[:, h:]
         spectrum[:, n - h :, : h + 1] = some[:, :h]
         # the a = 0 column is stored for b >= 0 only; the rest follows from the image being real
@@ -74,7 +79,7 @@ def from_lattice(values: Array, n: int, threads: int = 1) -> Float32:
         with fourier(spectrum) as fft:
             images[part] = fft.irfft2(spectrum, s=(n, n))
 
-    for_each(work, slabs(values, IMAGES), threads)
+    for_each(work, slabs(values, max(1, PIXELS // (n * n))), threads)
     return images
 
 
@@ -153,7 +158,8 @@ def volume_to_grid(volume: Array, geometry: HalfGrid, threads: int = 0) -> Array
     half = xp.empty((n, n, size // 2 + 1), np.complex64)
 
     def work(part: slice) -> None:
-        x = xp.zeros((len(volume[part]), n, size), np.float32)
+        shape = len(volume[part]), n, size
+        x = xp.zeros(shape, np.float32) if on_device(volume) else _cleared(*shape)
         weight = (inverse[part, None] * inverse)[:, :, None]
         for box, periodic in _halves(n, size):
             xp.multiply(volume[part, :, box], weight * inverse[box], out=x[:, :, periodic])
@@ -162,6 +168,13 @@ def volume_to_grid(volume: Array, geometry: HalfGrid, threads: int = 0) -> Array
 
     for_each(work, slabs(volume, PLANES), threads)
     return from_half(half, size, geometry.pad, threads)
+
+
+def _cleared(*shape: int) -> Float32:
+    """Scratch of this thread, all zero."""
+    array = scratch("transforms", math.prod(shape)).reshape(shape)
+    array[:] = 0
+    return array
 
 
 def _halves(n: int, size: int) -> list[tuple[slice, slice]]:

@@ -19,7 +19,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from dcryo.arrays import Array, on_device
-from dcryo.operators.compiled import compile_kernel, for_each
+from dcryo.operators.compiled import compile_kernel, for_each, scratch
 from dcryo.operators.spreading import LANES, gather, spread
 from dcryo.operators.vector import CACHE_LINE, prefetch
 from dcryo.operators.window import Window
@@ -84,6 +84,8 @@ def _tile_kernel(width: int, insert: bool) -> Any:
     def kernel(
         tile: Any, values: Any, rows3: Any, radius2: Any, polynomial: Any, lx: int, ly: int, lz: int
     ) -> int:
+        if insert:
+            tile[:] = 0
         h = values.shape[2] - 1
         # strides as they are needed: for positions in vectors of int32, for addresses in int64
         sy, sz = np.int32(2 * edge), np.int32(2 * edge * edge)
@@ -197,7 +199,8 @@ def _add_tile(grid: Any, tile: Any, z0: int, y0: int, x0: int) -> None:
 
 @compile_kernel("void(f4[:,:,::1], f4[:,:,::1], i8, i8, i8)")
 def _load_tile(grid: Any, tile: Any, z0: int, y0: int, x0: int) -> None:
-    """Copy the part of the grid under an empty tile into it."""
+    """Copy the part of the grid under a tile into it, zeros outside."""
+    tile[:] = 0
     nz, ny, nx = grid.shape
     begin, end = max(0, -x0), min(tile.shape[2], nx - x0)
     for z in range(max(0, -z0), min(tile.shape[0], nz - z0)):
@@ -258,10 +261,10 @@ class HalfGrid:
         z, y, x = self.origin
         return lz + z, ly + y, 2 * lx + x
 
-    def _empty_tile(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """A tile as a flat array that ends with room for a vector, and its cells."""
+    def _tile(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The tile of this thread as a flat array that ends with room for a vector, and its cells."""
         edge = TILE + self.window.width + 2 * MARGIN
-        flat = np.zeros(2 * edge**3 + LANES, np.float32)
+        flat = scratch("tile", 2 * edge**3 + LANES)
         return flat, flat[:-LANES].reshape(edge, edge, 2 * edge)
 
     def insert(
@@ -286,7 +289,7 @@ class HalfGrid:
         polynomial = self.window.polynomial
 
         def work(corner: tuple[int, int, int]) -> None:
-            flat, tile = self._empty_tile()
+            flat, tile = self._tile()
             if kernel(flat, values, rows, radius2, polynomial, *corner):
                 _add_tile(grid, tile, *self._place(corner))
 
@@ -312,7 +315,7 @@ class HalfGrid:
         polynomial = self.window.polynomial
 
         def work(corner: tuple[int, int, int]) -> None:
-            flat, tile = self._empty_tile()
+            flat, tile = self._tile()
             _load_tile(grid, tile, *self._place(corner))
             kernel(flat, values, rows, radius2, polynomial, *corner)
 
