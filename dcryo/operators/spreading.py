@@ -76,6 +76,17 @@ def _weights(builder: Any, polynomial: Any, s: Any) -> Any:
     return value
 
 
+def _slopes(builder: Any, polynomial: Any, s: Any) -> Any:
+    """Derivatives of the weights by the position of the sample, which moves s at the rate of -2."""
+    s = _splat(builder, s, TAPS)
+    value = ir.Constant(ir.VectorType(_FLOAT, TAPS), [ir.Constant(_FLOAT, 0.0)] * TAPS)
+    for degree in range(DEGREE, 0, -1):
+        coefficient = _load(builder, polynomial, _INT64(degree * TAPS), TAPS)
+        rate = ir.Constant(coefficient.type, [ir.Constant(_FLOAT, -2.0 * degree)] * TAPS)
+        value = _multiply_add(builder, value, s, builder.fmul(coefficient, rate, _FAST))
+    return value
+
+
 def _lane(builder: Any, vector: Any, lane: int) -> Any:
     return builder.extract_element(vector, _INT32(lane))
 
@@ -147,18 +158,67 @@ def gather(
         total = zero
         for j in range(taps):
             total = _multiply_add(builder, _splat(builder, _lane(builder, y, j), LANES), sums[j], total)
-        total = builder.fmul(total, _twice(builder, x), _FAST)
-        count = LANES
-        while count > 2:
-            count //= 2
-            low = _shuffle(builder, total, range(count))
-            total = builder.fadd(low, _shuffle(builder, total, range(count, 2 * count)), _FAST)
-        parts = [_lane(builder, total, 0), _lane(builder, total, 1)]
+        parts = _along_x(builder, total, x)
         return context.make_tuple(builder, signature.return_type, parts)
 
     arguments = (width, grid, offset, stride_y, stride_z, polynomial, sx, sy, sz)
     pair: Any = types.UniTuple(types.float32, 2)  # type: ignore[no-untyped-call]
     return pair(*arguments), generate
+
+
+def _along_x(builder: Any, row: Any, weights: Any) -> list[Any]:
+    """Weighted sum of the cells of a row: its real and its imaginary part."""
+    row = builder.fmul(row, _twice(builder, weights), _FAST)
+    count = LANES
+    while count > 2:
+        count //= 2
+        low = _shuffle(builder, row, range(count))
+        row = builder.fadd(low, _shuffle(builder, row, range(count, 2 * count)), _FAST)
+    return [_lane(builder, row, 0), _lane(builder, row, 1)]
+
+
+@_instruction
+def gather_gradient(
+    typing: Any, width: Any, grid: Any, offset: Any, stride_y: Any, stride_z: Any, polynomial: Any,
+    sx: Any, sy: Any, sz: Any,
+) -> Any:  # fmt: skip
+    """What :func:`gather` gives, and its derivatives by x, y and z in cells: (re, im) of each of the four."""
+    if not isinstance(width, types.IntegerLiteral):
+        return None
+    taps = width.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _, cells, first, step_y, step_z, table, *fractions = arguments
+        cells = _data(context, builder, signature.args[1], cells)
+        table = _data(context, builder, signature.args[5], table)
+        x, y, z = (_weights(builder, table, s) for s in fractions)
+        dx, dy, dz = (_slopes(builder, table, s) for s in fractions)
+        zero = ir.Constant(ir.VectorType(_FLOAT, LANES), [ir.Constant(_FLOAT, 0.0)] * LANES)
+        sums, slopes = [zero] * taps, [zero] * taps
+        for i, plane in enumerate(_rows(builder, first, step_y, step_z, taps)):
+            weight = _splat(builder, _lane(builder, z, i), LANES)
+            slope = _splat(builder, _lane(builder, dz, i), LANES)
+            for j, at in enumerate(plane):
+                row = _load(builder, cells, at, LANES)
+                sums[j] = _multiply_add(builder, weight, row, sums[j])
+                slopes[j] = _multiply_add(builder, slope, row, slopes[j])
+        value, by_y, by_z = zero, zero, zero
+        for j in range(taps):
+            weight = _splat(builder, _lane(builder, y, j), LANES)
+            value = _multiply_add(builder, weight, sums[j], value)
+            by_z = _multiply_add(builder, weight, slopes[j], by_z)
+            by_y = _multiply_add(builder, _splat(builder, _lane(builder, dy, j), LANES), sums[j], by_y)
+        parts = [
+            *_along_x(builder, value, x),
+            *_along_x(builder, value, dx),
+            *_along_x(builder, by_y, x),
+            *_along_x(builder, by_z, x),
+        ]
+        return context.make_tuple(builder, signature.return_type, parts)
+
+    arguments = (width, grid, offset, stride_y, stride_z, polynomial, sx, sy, sz)
+    eight: Any = types.UniTuple(types.float32, 8)  # type: ignore[no-untyped-call]
+    return eight(*arguments), generate
 
 
 @_instruction

@@ -45,13 +45,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ParticleStore:
     return open_particles(url)
 
 
-def test_planning_reads_the_half_sets_and_nothing_else(store: ParticleStore) -> None:
+@pytest.mark.parametrize(("halves", "width"), [("auto", 1), ("even-odd", 8), ("none", 0)])
+def test_planning_reads_one_column_and_nothing_else(store: ParticleStore, halves: str, width: int) -> None:
+    """The half set, one byte, or the row of the table it came from, eight."""
     fresh = open_particles(store.url)
-    plan = make_plan(fresh, ReconstructConfig(slice_size=10_000))
+    plan = make_plan(fresh, ReconstructConfig(slice_size=10_000, halves=halves, prior="none"))
     assert sum(part.count for part in plan.slices) == store.count
     # chunks of 16,384 rows: the last one is whole in the store; four bytes of checksum each
     chunks = -(-store.count // 16_384)
-    assert fresh.bytes_read == chunks * (16_384 + 4)
+    assert fresh.bytes_read == (chunks * (16_384 * width + 4) if width else 0)
 
 
 def test_planning_takes_a_few_bytes_a_particle(store: ParticleStore) -> None:

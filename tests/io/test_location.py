@@ -67,6 +67,16 @@ def test_bytes_round_trip(tmp_path: Path, folder: str) -> None:
     assert not url.exists()
 
 
+def test_presence_is_what_a_listing_says(tmp_path: Path) -> None:
+    location.write_bytes(tmp_path / "store" / "deep" / "a.json", b"{}")
+    (tmp_path / "store" / "folder").mkdir()
+    present = location.Present(tmp_path / "store")
+    keys = ["deep/a.json", "deep/b.json", "deep", "folder", "a.json"]
+    assert [key in present for key in keys] == [key in location.sizes(tmp_path / "store") for key in keys]
+    assert "deep/a.json" in present
+    assert "deep/a.json" not in location.Present(tmp_path / "nothing")
+
+
 def test_exactly_one_exclusive_writer_wins(tmp_path: Path) -> None:
     url = str(tmp_path / "commits" / "k.json")
     contents = [bytes([65 + i]) * 1000 for i in range(8)]
