@@ -11,7 +11,7 @@ from dcryo.imaging.particles import Particles
 from dcryo.operators.normal import Accumulator, NormalEquations
 from dcryo.operators.views import make_radial, make_views
 
-SPREADING = {"fast": 7.6e-4, "default": 6.4e-5, "accurate": 8.5e-6}
+SPREADING = {"fast": 5e-4, "default": 6.4e-5, "accurate": 8.5e-6}
 """Relative error of spreading in three dimensions (measured against exact sums)."""
 
 SMALL = 2.0

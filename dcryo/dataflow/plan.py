@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from dcryo.errors import InputError, PlanError
 
-COMPUTE_PER_PIXEL = 4.6e-8
-"""Planned seconds to fold one image, per pixel (insertion and kernel, one core): 0.75 ms at 128^2."""
+COMPUTE_PER_PIXEL = 4e-8
+"""Planned seconds to fold one image, per pixel (insertion and kernel, one core): 0.65 ms at 128^2."""
 
-COMMIT_PER_VOXEL = 3.4e-7
+COMMIT_PER_VOXEL = 2.2e-7
 """Planned seconds to finish and commit one partial sum, per voxel of the box."""
 
 COMMIT_RATIO = 20
@@ -34,8 +34,8 @@ COMMIT_RATIO = 20
 LARGEST_SCALE = 64
 """Coarsest voxel edge that is offered, in pixels."""
 
-BATCH_PIXELS = 1 << 24
-"""Pixels of the images on the device at once, 1,024 images of 128^2; sums over a batch are float32."""
+BATCH_PIXELS = 1 << 23
+"""Pixels of the images that are folded at once, 512 of 128^2; sums over a batch are float32."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def slice_particles(n: int, box: int, order: int = 1) -> int:
 
 def batch_size(box: int) -> int:
     """Images folded at once: fixed by the box, because it decides the order of rounding."""
-    return max(128, min(1024, BATCH_PIXELS // (box * box)))
+    return max(256, min(1024, BATCH_PIXELS // (box * box)))
 
 
 def check_halves(halves: NDArray[np.int8], store: str) -> None:

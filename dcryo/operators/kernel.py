@@ -39,7 +39,8 @@ Float32 = NDArray[np.float32]
 
 
 @compile_kernel(
-    "void(f8[:,::1], f4[::1], i8, f8[:,::1], f8[:,::1], f8[::1], i8[::1], f4[:,::1], f4[:,::1], i8, i8)"
+    "void(f8[:,::1], f4[::1], i8, f8[:,::1], f8[:,::1], f8[::1], i8[::1], f4[:,::1], f4[:,::1], i8, i8)",
+    "void(f4[:,::1], f4[::1], i8, f8[:,::1], f8[:,::1], f8[::1], i8[::1], f4[:,::1], f4[:,::1], i8, i8)",
 )
 def _add_slab(
     grid: Any,
@@ -110,13 +111,16 @@ def _add_slab(
 
 
 class PlaneKernel:
-    """Accumulates the kernel of HᵀWH for a box of ``n`` voxels; :meth:`spectrum` finishes it."""
+    """Accumulates the kernel of HᵀWH for a box of ``n`` voxels; :meth:`spectrum` finishes it.
+
+    What one call adds is summed in float32, the sums of several calls in float64.
+    """
 
     LINES = 16
     """Lines of the grids that a GPU finishes at once, each with all that is parallel to it."""
 
     def __init__(self, n: int, window: Window, device: str = "cpu") -> None:
-        """Empty kernel on ``device``; grids are made when the first plane needs them."""
+        """Empty kernel on ``device``; a grid is made when the first plane needs it."""
         self.n = n
         self.device = device
         self.window = window
@@ -129,6 +133,8 @@ class PlaneKernel:
         self, views: Views, radial: Radial, rotations: NDArray[np.float64] | None = None, threads: int = 0
     ) -> None:
         """Add P particles; with ``rotations`` (G, 3, 3) each at its G equivalent poses, weighted by 1/G."""
+        for axis, grid in self._grids.items():
+            self._grids[axis] = grid.astype(np.float64, copy=False)
         group = np.eye(3)[None] if rotations is None else rotations
         table = radial.kernel
         work: list[tuple[Array, int, Views]] = []
@@ -175,7 +181,9 @@ class PlaneKernel:
     def _grid(self, axis: int) -> Array:
         if axis not in self._grids:
             shape = (self.length // 2 + 1, self.length, self.depth + 2 * self.pad)
-            self._grids[axis] = module(self.device).zeros(shape)
+            # a thread of a GPU adds sample by sample, and does so in float64 from the first
+            dtype = np.float32 if self.device == "cpu" else np.float64
+            self._grids[axis] = module(self.device).zeros(shape, dtype)
         return self._grids[axis]
 
     def _planes(self, views: Views, axis: int, order: int) -> NDArray[np.float64]:

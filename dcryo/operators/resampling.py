@@ -25,7 +25,9 @@ AHEAD = 16
 
 @compile_kernel(
     "void(f8[:,:,::1], f4[:,:,::1], f4[:,::1], f4[::1], i8[::1], f4[:,::1], i8[::1], i8[::1], f4[:,::1],"
-    " i8[::1], i8, i8, i8)"
+    " i8[::1], i8, i8, i8)",
+    "void(f4[:,:,::1], f4[:,:,::1], f4[:,::1], f4[::1], i8[::1], f4[:,::1], i8[::1], i8[::1], f4[:,::1],"
+    " i8[::1], i8, i8, i8)",
 )
 def _resample_row(
     grid: Any, out: Any, edge: Any, factor: Any, fine: Any, fine_w: Any, fine_place: Any,
@@ -95,7 +97,7 @@ def _resample_row(
 
 
 def add_resampled(
-    out: NDArray[np.float32], grid: NDArray[np.float64], axis: int, factor: NDArray[np.float32], pad: int,
+    out: NDArray[np.float32], grid: NDArray[np.floating], axis: int, factor: NDArray[np.float32], pad: int,
     threads: int = 0,
 ) -> None:  # fmt: skip
     """Add the samples of one dominant axis to a spectrum of r.
@@ -104,7 +106,7 @@ def add_resampled(
     ----------
     out : (L, L, L//2+1) float32
         In the layout of rfftn; gets the sum.
-    grid : (L//2+1, L, depth + 2 pad) float64
+    grid : (L//2+1, L, depth + 2 pad) float64 or float32
         Samples with the axes (a >= 0, b centred, dominant centred), margins folded in.  They hold one of each
         pair +-q, those with a = 0 both, at half weight; nothing lies on a = L/2 or b = -L/2.
     axis : int

@@ -290,10 +290,10 @@ def test_killed_workers_change_nothing(
         assert sum(h.resumed for h in executor.handles if h.key not in slices) == 1
 
 
-def command(store: ParticleStore, out: Path) -> list[str]:
+def command(store: ParticleStore, out: Path, slice_size: int = 40) -> list[str]:
     return [
         sys.executable, "-m", "dcryo", "reconstruct", store.url, str(out),
-        "--slice-size", "40", "--weight", "0.7", "--nonnegative", "on", "--workers", "2",
+        "--slice-size", str(slice_size), "--weight", "0.7", "--nonnegative", "on", "--workers", "2",
     ]  # fmt: skip
 
 
@@ -371,7 +371,7 @@ def test_an_interrupt_at_the_terminal_ends_all_processes_with_one_sentence(
 ) -> None:
     root = Path(dcryo.__file__).resolve().parents[1]
     process = subprocess.Popen(
-        command(store, tmp_path / "run.zarr"),
+        command(store, tmp_path / "run.zarr", slice_size=2),  # so many that it is not at its end too soon
         env=os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
         start_new_session=True,  # its process group is what a terminal's Ctrl-C goes to
         text=True,

@@ -273,9 +273,9 @@ def test_slice_is_the_smallest_that_outweighs_its_commit(n: int, box: int, order
 
 
 def test_batch_depends_on_the_box_alone_and_fits() -> None:
-    assert batch_size(128) == 1024
+    assert batch_size(128) == 512
     assert batch_size(256) == 256
-    assert batch_size(1024) == 128
+    assert batch_size(1024) == 256
     assert batch_size(16) == 1024
 
 

@@ -12,8 +12,10 @@ from equations import SMALL, SPREADING, accumulate, lags, relative
 from scipy.spatial.transform import Rotation
 
 from dcryo.imaging.particles import Optics, Particles
-from dcryo.operators.kernel import _add_oriented, padded_length
+from dcryo.operators.kernel import PlaneKernel, _add_oriented, padded_length
 from dcryo.operators.normal import Convolution
+from dcryo.operators.views import make_radial, make_views
+from dcryo.operators.window import window
 
 P = oracle.PIXEL
 
@@ -117,6 +119,26 @@ def test_product_with_a_smooth_object_in_the_ball(n: int, accuracy: str) -> None
     expected = Convolution(exact.spectrum, n, 1)(volume.astype(np.float64))
     # 9e-5 at n = 16, from the tails of the cut, which fall like n^-3/2: 2.5e-4 at n = 8
     assert relative(found, expected) < SMALL * 2.5e-4
+
+
+def test_calls_are_summed_in_float64() -> None:
+    """Two thousand faint ones beside one that is 9e8 times as strong: in float32 each would be lost."""
+    views = make_views(oracle.plain(1, 4), P)
+    radial = make_radial(oracle.flat, [np.ones(3)], 5, [1.0])
+
+    def spectrum(strong: float, faint: int) -> np.ndarray:
+        kernel = PlaneKernel(5, window("default"))
+        coefficients = views.coefficients.copy()
+        coefficients[:, 0] *= strong
+        kernel.add(replace(views, coefficients=coefficients), radial)
+        for _ in range(faint):
+            kernel.add(views, radial)
+        return kernel.spectrum().astype(float)
+
+    added = spectrum(3e4, 2000) - spectrum(3e4, 0)
+    wanted = 2000 * spectrum(1, 0)
+    # what is compared are float32 numbers of 9e8
+    assert np.linalg.norm(added - wanted) < 0.05 * np.linalg.norm(wanted)
 
 
 def test_spectrum_is_that_of_an_even_real_kernel() -> None:
