@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import dask
 from distributed import (
     CancelledError,
     Client,
@@ -67,13 +68,9 @@ USED = 0.8
 """Dask pauses a worker at this part of its memory limit."""
 
 
-WORKER_ENVIRONMENT = {
-    # every heap of glibc keeps what its threads have freed: two for all of them
-    "MALLOC_ARENA_MAX": "2",
-    # dask looks into every thread a hundred times a second, a tenth of the time of ours
-    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
-}
-"""Of the workers of this machine, unless the environment of the command says otherwise."""
+PROFILE = "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"
+"""Dask looks into every thread a hundred times a second, which takes a tenth of the time of ours.  It does not
+look into those of this machine's workers, unless this variable of the environment says so."""
 
 
 @dataclass(frozen=True)
@@ -379,7 +376,9 @@ def local_workers(count: int, gpus: Sequence[str] = ()) -> Iterator[DaskExecutor
     """
     if count < 1:
         raise InputError(f"--workers {count}: give a number of processes, 1 or more")
+    settings = {} if PROFILE in os.environ else {"distributed.worker.profile.enabled": False}
     with (
+        dask.config.set(settings),  # workers begin with the settings of the process that starts them
         LocalCluster(
             n_workers=count,
             threads_per_worker=1,
@@ -388,8 +387,11 @@ def local_workers(count: int, gpus: Sequence[str] = ()) -> Iterator[DaskExecutor
             # the plan has counted what the tasks take, and nothing else is held that could be spilt
             memory_limit=0,
             scheduler_kwargs={"allowed_failures": DEATHS},
-            env=WORKER_ENVIRONMENT
-            | {name: os.environ[name] for name in WORKER_ENVIRONMENT if name in os.environ},
+            # every heap of glibc keeps what its threads have freed: two for all of them
+            env={"MALLOC_ARENA_MAX": "2"},
+            config={}
+            if PROFILE in os.environ
+            else {"distributed": {"worker": {"profile": {"enabled": False}}}},
             worker_class=_Nanny,
             gpus=gpus,
             # an error of a task is raised here; what workers say while they are closed helps nobody

@@ -533,6 +533,18 @@ def test_a_worker_that_does_not_see_the_files_is_named(
     assert not (tmp_path / "run.zarr").exists()
 
 
+def test_workers_spend_their_time_on_tasks(two: DaskExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask's profiler would interrupt them a hundred times a second; who wants it says so."""
+
+    def settings() -> tuple[bool, str]:
+        return dask.config.get("distributed.worker.profile.enabled"), os.environ["MALLOC_ARENA_MAX"]
+
+    assert set(two.client.run(settings).values()) == {(False, "2")}
+    monkeypatch.setenv(cluster.PROFILE, "True")
+    with local_workers(1) as asked:
+        assert set(asked.client.run(settings).values()) == {(True, "2")}
+
+
 def test_other_versions_of_a_worker_are_said(two: DaskExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     executor = DaskExecutor(two.client, message=told.append)
