@@ -69,8 +69,8 @@ USED = 0.8
 
 
 PROFILE = "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"
-"""Dask looks into every thread a hundred times a second, which takes a tenth of the time of ours.  It does not
-look into those of this machine's workers, unless this variable of the environment says so."""
+"""Dask looks into every thread a hundred times a second, which takes a tenth of the time of ours.  It does
+not look into those of this machine's workers, unless this variable of the environment says so."""
 
 
 @dataclass(frozen=True)
@@ -389,9 +389,6 @@ def local_workers(count: int, gpus: Sequence[str] = ()) -> Iterator[DaskExecutor
             scheduler_kwargs={"allowed_failures": DEATHS},
             # every heap of glibc keeps what its threads have freed: two for all of them
             env={"MALLOC_ARENA_MAX": "2"},
-            config={}
-            if PROFILE in os.environ
-            else {"distributed": {"worker": {"profile": {"enabled": False}}}},
             worker_class=_Nanny,
             gpus=gpus,
             # an error of a task is raised here; what workers say while they are closed helps nobody
