@@ -376,9 +376,10 @@ def local_workers(count: int, gpus: Sequence[str] = ()) -> Iterator[DaskExecutor
     """
     if count < 1:
         raise InputError(f"--workers {count}: give a number of processes, 1 or more")
-    settings = {} if PROFILE in os.environ else {"distributed.worker.profile.enabled": False}
+    profiled = os.environ.get(PROFILE, "false").lower() in ("true", "1")
     with (
-        dask.config.set(settings),  # workers begin with the settings of the process that starts them
+        # workers begin with the settings of the process that starts them
+        dask.config.set({"distributed.worker.profile.enabled": profiled}),
         LocalCluster(
             n_workers=count,
             threads_per_worker=1,
