@@ -395,6 +395,9 @@ def local_workers(count: int, gpus: Sequence[str] = ()) -> Iterator[DaskExecutor
             {
                 "distributed.worker.profile.enabled": profiled,
                 "distributed.nanny.pre-spawn-environ": ENVIRONMENT,
+                # scheduler and workers share the processors with the tasks: they look at themselves seldom
+                "distributed.admin.tick.interval": "500ms",
+                "distributed.admin.system-monitor.interval": "5s",
             }
         ),
         LocalCluster(
