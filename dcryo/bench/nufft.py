@@ -121,8 +121,8 @@ class Lattice:
         return out.view(np.float32).reshape(count, *self.shape, 2)
 
 
-class Projection:
-    """Hc by a nonuniform FFT of type 2."""
+class Operator:
+    """What has the views of a job at nonuniform points, and the library's transforms there."""
 
     transform: type[Ducc] | type[Finufft]
 
@@ -132,6 +132,10 @@ class Projection:
         self.problem = job_problem(job)
         self.lattice = Lattice(self.problem)
         self.nufft: Transform = self.transform(self.lattice.points, job.threads)
+
+
+class Projection(Operator):
+    """Hc by a nonuniform FFT of type 2."""
 
     def run(self) -> truth.Float32:
         """Project."""
@@ -147,17 +151,8 @@ class Projection:
         return {"relative": truth.projection_error(self.problem, result)}
 
 
-class Backprojection:
+class Backprojection(Operator):
     """Hᵀb by a nonuniform FFT of type 1."""
-
-    transform: type[Ducc] | type[Finufft]
-
-    def __init__(self, job: Job) -> None:
-        """Make the views and their points."""
-        self.job = job
-        self.problem = job_problem(job)
-        self.lattice = Lattice(self.problem)
-        self.nufft: Transform = self.transform(self.lattice.points, job.threads)
 
     def run(self) -> truth.Float32:
         """Backproject."""

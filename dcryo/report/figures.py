@@ -74,24 +74,30 @@ _RESOLUTION_TICKS = (
     1.2,
     1,
 )
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "font.size": 9.5,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": SOFT,
-    "axes.linewidth": 0.8,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "grid.color": LINE,
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-}
+
+
+def picture_style(ink: str, soft: str, line: str) -> dict[str, Any]:
+    """matplotlib's settings for fonts, spines and legends of all our pictures, in these colours."""
+    return {
+        "font.size": 9.5,
+        "text.color": ink,
+        "axes.labelcolor": ink,
+        "axes.edgecolor": soft,
+        "axes.linewidth": 0.8,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "xtick.color": soft,
+        "ytick.color": soft,
+        "xtick.labelcolor": ink,
+        "ytick.labelcolor": ink,
+        "grid.color": line,
+        "grid.linewidth": 0.7,
+        "legend.frameon": False,
+        "legend.fontsize": 8.5,
+    }
+
+
+_STYLE: Any = picture_style(INK, SOFT, LINE) | {"svg.fonttype": "none"}
 
 
 def central_sections(volume: FloatArray) -> dict[str, FloatArray]:

@@ -15,32 +15,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from dcryo.report.figures import section_png
+from dcryo.report.figures import picture_style, section_png
 
 INK, SOFT, LINE = "#1b2530", "#5c6b7a", "#dfe4ea"
 BLUE, ORANGE, GREEN, RED, VIOLET, GREY = "#2463ae", "#d2691e", "#2b8a5b", "#c0392b", "#7b4fb0", "#98a2ad"
 CYCLE = (BLUE, ORANGE, GREEN, VIOLET, RED, GREY)
 """The colours of the report's light page, in the order they are given out."""
 
-STYLE: Any = {
-    "font.size": 9.5,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": SOFT,
-    "axes.linewidth": 0.8,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 10,
-    "axes.axisbelow": True,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "grid.color": LINE,
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-}
+STYLE: Any = picture_style(INK, SOFT, LINE) | {"axes.titlesize": 10, "axes.axisbelow": True}
 """For ``with mpl.rc_context(STYLE)`` or as a decorator of ``draw``."""
 
 DPI = 200
