@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dcryo.methods.postprocess import postprocess
     from dcryo.methods.postprocess_config import PostprocessConfig
     from dcryo.methods.reconstruct import ReconstructConfig, reconstruct
+    from dcryo.methods.refine import RefineConfig, refine
     from dcryo.methods.simulate import SimulateConfig, simulate
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "IngestConfig",
     "PostprocessConfig",
     "ReconstructConfig",
+    "RefineConfig",
     "SimulateConfig",
     "__version__",
     "export",
@@ -39,6 +41,7 @@ __all__ = [
     "open",
     "postprocess",
     "reconstruct",
+    "refine",
     "simulate",
 ]
 
@@ -47,6 +50,7 @@ _HOME = {
     "IngestConfig": "dcryo.methods.ingest",
     "PostprocessConfig": "dcryo.methods.postprocess_config",
     "ReconstructConfig": "dcryo.methods.reconstruct",
+    "RefineConfig": "dcryo.methods.refine",
     "SimulateConfig": "dcryo.methods.simulate",
     "export": "dcryo.methods.export",
     "ingest": "dcryo.methods.ingest",
@@ -54,6 +58,7 @@ _HOME = {
     "open": "dcryo.io.datasets",
     "postprocess": "dcryo.methods.postprocess",
     "reconstruct": "dcryo.methods.reconstruct",
+    "refine": "dcryo.methods.refine",
     "simulate": "dcryo.methods.simulate",
 }
 

@@ -267,3 +267,49 @@ def sampled(
         r = np.hypot(j[None, :, None] - centre[0], j[:, None, None] - centre[1])
         blocks.append(particles.scale[p] * profile(r).reshape(m * m, -1))
     return np.concatenate(blocks)
+
+
+def frequencies(n: int) -> np.ndarray:
+    """Plane frequencies of n pixels below the band limit of band-limited voxels, (S, 2) rad/pixel."""
+    j = np.fft.fftfreq(n) * 2 * math.pi
+    w = np.stack(np.meshgrid(j, j, indexing="xy"), axis=-1).reshape(-1, 2)
+    return w[np.hypot(w[:, 0], w[:, 1]) < math.pi * (1 - 1e-13)]
+
+
+def transform(values: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fourier transform of an image or volume of side n at q (S, d), d = 2, 3, and its gradient (S, d)."""
+    k = np.arange(len(values)) - len(values) // 2
+    waves = np.exp(-1j * k[:, None] * q.T[:, None])
+
+    def total(factors: np.ndarray) -> np.ndarray:
+        out = values.astype(float) @ factors[0]
+        for factor in factors[1:]:
+            out = (out * factor).sum(axis=-2)
+        return out
+
+    slopes = [waves.copy() for _ in q.T]
+    for i, slope in enumerate(slopes):
+        slope[i] *= -1j * k[:, None]
+    return total(waves), np.stack([total(slope) for slope in slopes], axis=-1)
+
+
+def pose_terms(
+    particles: Particles, p: int, volume: np.ndarray, image: np.ndarray,
+    basis: Callable[[np.ndarray], np.ndarray] = flat,
+) -> tuple[float, np.ndarray, np.ndarray]:  # fmt: skip
+    """Data term of a particle, its gradient (5,) and Gauss-Newton matrix (5, 5), as sums over frequencies.
+
+    The five numbers are a rotation vector d in the frame of the volume, A -> A exp(-[d]x), and the shift in
+    pixels.  Image and volume have the same side and pixels.
+    """
+    n = len(volume)
+    w = frequencies(n)
+    value, phase = contrast(particles, p, w)
+    factor = value * basis(np.hypot(w[:, 0], w[:, 1])) * np.exp(1j * phase)
+    q = w @ Rotation.from_quat(particles.rotation[p]).as_matrix()[:2]
+    ideal, slope = transform(volume, q)
+    # a turn by d moves q by d x q
+    jacobian = np.hstack([factor[:, None] * np.cross(q, slope), -1j * w * (factor * ideal)[:, None]]) / n
+    residual = (factor * ideal - transform(image, w)[0]) / n
+    cost = 0.5 * (np.abs(residual) ** 2).sum()
+    return cost, (jacobian.conj().T @ residual).real, (jacobian.conj().T @ jacobian).real

@@ -117,8 +117,10 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         run("dcryo postprocess", f"dcryo postprocess r.zarr post2 {narrow} --bfactor 0 --no-directional")
         run("dcryo fsc", "dcryo fsc r.zarr p.zarr:truth")
         run("dcryo fsc", "dcryo fsc r.zarr p.zarr:truth --mask-radius 0.3")
+        run("dcryo fsc", "dcryo fsc r.zarr p.zarr:truth --align")
         run("dcryo export", "dcryo export r.zarr map.mrc")
         run("dcryo report", "dcryo report r.zarr --output page.html")
+        run("dcryo clean", "dcryo clean r.zarr")
         run("dcryo demo", "dcryo demo made")
         small = table_4_1.Parameters(
             box=16, views=12, counts=(6, 12), rounds=1, least_gain=0.0, latest_break_even=10**9

@@ -5,9 +5,12 @@
     dcryo export run.zarr fsc.xml
     dcryo export particles.zarr truth.mrc --what truth
     dcryo export particles.zarr particles.star
+    dcryo export refined.zarr refined.star
 
 .mrc and .map hold a map, .mrcs the images of a particle store, .star its particles as a RELION 3.1 table
-(with the images as an .mrcs beside it), .xml the FSC curve of a run as the EMDB takes it.
+(with the images as an .mrcs beside it), .xml the FSC curve of a run as the EMDB takes it.  The .star of a
+refinement holds the poses that it found, and names the files that the images came from; where ingest changed
+the images, they come as an .mrcs too.
 """
 
 from __future__ import annotations
@@ -27,9 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: the main one)",
     )  # fmt: skip
     parser.add_argument(
-        "--no-images",
-        action="store_true",
-        help="a .star refers to the files that were ingested",
+        "--images", action=argparse.BooleanOptionalAction, default=None,
+        help="a .star brings the images as an .mrcs, or refers to the files that were ingested (default: "
+        "brings those of a particle store; of a run only where those files will not do)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--iteration",
+        type=int,
+        metavar="N",
+        help="of a refinement, whose poses go into a .star (default: the last)",
     )
     parser.add_argument(
         "--beside",
@@ -43,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Export, and say where."""
     from dcryo.methods.export import ExportConfig, export
 
-    config = ExportConfig(what=args.what, images=not args.no_images, beside=args.beside)
+    config = ExportConfig(what=args.what, images=args.images, iteration=args.iteration, beside=args.beside)
     with console.progress_on_stderr() as progress:
         path = export(args.store, args.out, config, progress=progress, overwrite=args.overwrite)
     if args.json:

@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="atomic model (.pdb or .cif) instead of the phantom, where there is a specimen",
     )
+    parser.add_argument(
+        "--map", metavar="MAP", help="density map (.mrc) instead of the phantom, where one can be taken"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier run")
 
 
@@ -71,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             threads=args.threads,
             atoms=args.atoms,
+            map=args.map,
             progress=progress,
             overwrite=args.overwrite,
         )

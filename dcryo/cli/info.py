@@ -70,14 +70,17 @@ def _run_info(args: argparse.Namespace) -> int:
     store = open_run(args.store)
     attributes = dict(store.attributes)
     volumes = store.volumes()
+    iterations = store.pose_iterations()
     if args.json:
-        console.print_json({"kind": "run", "url": args.store, "volumes": volumes, **attributes})
+        parts = {"volumes": volumes, "pose_iterations": iterations}
+        console.print_json({"kind": "run", "url": args.store, **parts, **attributes})
         return 0
     console.print_table(
         [
             ("run", args.store),
             ("complete", store.complete),
             ("volumes", list(volumes)),
+            ("poses of iterations", iterations or None),
             *console.result_rows(attributes.get("result") or {}),
         ]
     )

@@ -39,10 +39,12 @@ COMMANDS = {
     "info": "say what a store holds",
     "check": "verify every chunk and every value of a store",
     "reconstruct": "regularised map, half maps and FSC from a particle store",
+    "refine": "poses and map together, from a rough map or rough poses",
     "postprocess": "mask, sharpened map, local and directional resolution from half maps",
     "fsc": "compare two maps by Fourier shell correlation",
     "export": "write MRC, STAR and FSC files from a store",
     "report": "write the HTML page of a run",
+    "clean": "remove what a finished run no longer needs",
     "figure": "repeat an experiment of the thesis: numbers, picture, pass or fail",
     "bench": "time dcryo beside its peers: table, JSON, picture",
 }

@@ -21,10 +21,10 @@ from dcryo.dataflow.batches import read_batches
 from dcryo.dataflow.commits import Commits
 from dcryo.dataflow.executor import Executor, Listen, Task
 from dcryo.dataflow.plan import Merge, Plan, Slice, check_halves
+from dcryo.dataflow.pose_source import check_poses, find_poses
 from dcryo.errors import DamagedStoreError, InputError
 from dcryo.geometry.symmetry import point_group
 from dcryo.imaging.basis import parse_basis
-from dcryo.imaging.particles import Particles
 from dcryo.io.particle_store import ParticleStore, open_particles
 from dcryo.operators.normal import Accumulator, NormalEquations, accumulation_bytes
 from dcryo.operators.views import Radial, make_radial, make_views
@@ -39,7 +39,7 @@ class Fold:
 
     particles: URL of the store; commits: URL of the partial sums; noise: "auto" for every group's measured
     spectrum, "white" for its mean; scale: image pixels per voxel edge; device: "cpu" or "cuda", where tasks
-    compute; partial sums are on disk and look the same.
+    compute; partial sums are on disk and look the same; poses: ``RUN@iteration``, or None: the store's own.
     """
 
     particles: str
@@ -54,6 +54,7 @@ class Fold:
     accuracy: str
     threads: int
     device: str = "cpu"
+    poses: str | None = None
 
 
 @dataclass(frozen=True)
@@ -163,16 +164,6 @@ def rows_of(store: ParticleStore, task: SliceTask) -> NDArray[np.intp]:
     return part.start + np.flatnonzero(half == part.half)
 
 
-def check_poses(store: ParticleStore, particles: Particles) -> None:
-    """Refuse particles without a pose: InputError that names the first."""
-    missing = np.flatnonzero(~np.isfinite(particles.rotation).all(axis=1))
-    if len(missing):
-        raise InputError(
-            f"{store.url}: particle {int(particles.row[missing[0]]) + 1} (of the table it came from) has no "
-            "pose; reconstruct needs one for every particle: use poses of a refinement"
-        )
-
-
 def peak_rss() -> int:
     """Peak resident memory of this process, bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -214,7 +205,8 @@ def _fold(task: SliceTask, store: ParticleStore, progress: Progress) -> tuple[No
     """The sum of a slice, on the host, and the seconds that it computed and that it waited."""
     fold = task.fold
     group = point_group(fold.symmetry)
-    with read_batches(store, rows_of(store, task), fold.batch, fold.device) as batches:
+    poses = None if fold.poses is None else find_poses(fold.poses)
+    with read_batches(store, rows_of(store, task), fold.batch, fold.device, poses) as batches:
         began = time.perf_counter()
         accumulator = Accumulator(
             fold.n,
@@ -225,7 +217,7 @@ def _fold(task: SliceTask, store: ParticleStore, progress: Progress) -> tuple[No
             device=fold.device,
         )
         for particles, images in batches:
-            check_poses(store, particles)
+            check_poses(poses or store, particles)
             accumulator.add(images, make_views(particles, store.pixel_size, fold.scale))
             progress.advance(len(images))
     equations = accumulator.finish().to("cpu")
@@ -281,12 +273,14 @@ def get_equations(commits: Commits, key: str) -> NormalEquations:
 
 
 def run_plan(
-    plan: Plan, fold: Fold, executor: Executor, listen: Listen, done: Callable[[Handle], None] | None = None
-) -> list[Handle]:
+    plan: Plan, fold: Fold, executor: Executor, listen: Listen, done: Callable[[Handle], None] | None = None,
+    fold_slice: Callable[[Slice], Task] | None = None,
+) -> list[Handle]:  # fmt: skip
     """Run what is left of a plan; afterwards the root of every half set is committed.
 
     A partial is needed only while nothing above it in the tree is committed, so a rerun repeats neither
     slices nor merges.  Two partials are merged as soon as both are there: few exist at a time.
+    ``fold_slice`` makes the task that commits the sum of a slice; by default :func:`accumulate_slice` does.
     """
     committed = set(Commits(fold.commits).keys())
     needed: set[str] = set()
@@ -305,7 +299,8 @@ def run_plan(
         if part.key not in needed:
             continue
         if isinstance(part, Slice):
-            tasks.append(Task(part.key, accumulate_slice, SliceTask(fold, part)))
+            own = Task(part.key, accumulate_slice, SliceTask(fold, part))
+            tasks.append(own if fold_slice is None else fold_slice(part))
         else:
             # a sum that is committed needs nothing, but what is left of its children must still go
             needs = () if part.key in committed else (part.left, part.right)

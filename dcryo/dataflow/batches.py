@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcryo.arrays import Array, Buffer, buffer_pair
+from dcryo.dataflow.pose_source import PoseSource, posed_particles
 from dcryo.imaging.particles import Particles
 from dcryo.io.particle_store import ParticleStore
 from dcryo.operators.compiled import blocks
@@ -76,10 +77,11 @@ class Batches:
 
     def __init__(
         self, store: ParticleStore, rows: NDArray[np.intp], batch: int, buffers: tuple[Buffer, Buffer],
-        thread: ThreadPoolExecutor,
+        thread: ThreadPoolExecutor, poses: PoseSource | None,
     ) -> None:  # fmt: skip
         self.waited = 0.0
         self._store = store
+        self._poses = poses
         self._rows = rows
         self._reader = _Reader(store, rows)
         self._parts = blocks(len(rows), batch)
@@ -91,7 +93,7 @@ class Batches:
     def _read_table(self) -> Particles:
         # at once: a column comes in large chunks, which every batch would fetch again
         first, last = int(self._rows[0]), int(self._rows[-1])
-        return self._store.particles(first, last + 1)
+        return posed_particles(self._store, self._poses, first, last + 1)
 
     def _read(self, index: int) -> None:
         part, buffer = self._parts[index], self._buffers[index % 2]
@@ -115,16 +117,21 @@ class Batches:
 
 @contextmanager
 def read_batches(
-    store: ParticleStore, rows: NDArray[np.intp], batch: int, device: str = "cpu"
+    store: ParticleStore,
+    rows: NDArray[np.intp],
+    batch: int,
+    device: str = "cpu",
+    poses: PoseSource | None = None,
 ) -> Iterator[Batches]:
     """Batches of exactly ``batch`` particles of ascending ``rows`` in order; reading begins at once.
 
+    Their poses are those of the store, or of ``poses``.
     An error of a read is raised where its batch is asked for.  When the context ends, so has the thread; what
     it is at then, a batch at most, is read to its end.
     """
     with buffer_pair((min(batch, len(rows)), store.box, store.box), device) as buffers:
         thread = ThreadPoolExecutor(1, thread_name_prefix="dcryo-read")
         try:
-            yield Batches(store, rows, batch, buffers, thread)
+            yield Batches(store, rows, batch, buffers, thread, poses)
         finally:
             thread.shutdown(cancel_futures=True)

@@ -43,6 +43,8 @@ class Setting:
         An empty folder for stores and files that nobody needs afterwards; it is removed.
     atoms : str or None
         Path of an atomic model to take as the specimen, for the experiments that say ``TAKES_ATOMS``.
+    map : str or None
+        Path of a density map to take as the specimen, for the experiments that say ``TAKES_MAP``.
     """
 
     full: bool
@@ -51,6 +53,7 @@ class Setting:
     progress: Progress
     scratch: Path
     atoms: str | None = None
+    map: str | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,7 @@ def reproduce(
     seed: int = 0,
     threads: int = 0,
     atoms: str | None = None,
+    map: str | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Reproduction:
@@ -160,7 +164,7 @@ def reproduce(
         See :func:`find`.
     out : Path
         Folder; made if it is not there.
-    full, seed, threads, atoms, progress
+    full, seed, threads, atoms, map, progress
         See :class:`Setting`.
     overwrite : bool
         Replace the files of an earlier run.
@@ -168,8 +172,8 @@ def reproduce(
     Raises
     ------
     InputError
-        For a name that is not known, a negative seed, atoms that the experiment has no use for, or files in
-        the way.
+        For a name that is not known, a negative seed, atoms or a map that the experiment has no use for, or
+        files in the way.
     """
     name = find(text)
     if seed < 0:
@@ -177,6 +181,8 @@ def reproduce(
     experiment = load(name)
     if atoms is not None and not getattr(experiment, "TAKES_ATOMS", False):
         raise InputError(f"{name} has no specimen that atoms could replace; leave out --atoms")
+    if map is not None and not getattr(experiment, "TAKES_MAP", False):
+        raise InputError(f"{name} has no specimen that a map could replace; leave out --map")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give the name of a folder")
     record, picture = out / f"{name}.json", out / f"{name}.png"
@@ -187,7 +193,7 @@ def reproduce(
     out.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=out) as scratch:
-            setting = Setting(full, seed, threads, progress or Silent(), Path(scratch), atoms)
+            setting = Setting(full, seed, threads, progress or Silent(), Path(scratch), atoms, map)
             outcome = experiment.run(setting)
         outcome = replace(outcome, numbers=plain(outcome.numbers))
         with atomic_file(record) as text_file, atomic_file(picture) as picture_file:
@@ -209,6 +215,7 @@ def _document(name: str, experiment: Experiment, setting: Setting, outcome: Outc
         "full": setting.full,
         "seed": setting.seed,
         "atoms": setting.atoms,
+        "map": setting.map,
         "version": __version__,
         "versions": versions(),
         "passed": outcome.passed,

@@ -13,6 +13,7 @@ from dcryo.io.chunks import checked_store
 from dcryo.io.location import Location, normalise, reporting
 from dcryo.io.particle_schema import TABLES
 from dcryo.io.particle_store import open_particles
+from dcryo.io.run_poses import POSES
 from dcryo.io.run_store import TABLES as RUN_TABLES
 from dcryo.io.run_store import open_run
 from dcryo.io.store_root import read_mark
@@ -55,6 +56,7 @@ def open(url: Location) -> xr.Dataset | xr.DataTree:
         run = open_run(url)
         # By name: a run also holds what is not Zarr, its scratch and its report.
         groups = [*run.volumes(), *(f"{RUN_TABLES}/{name}" for name in run.tables())]
+        groups += [f"{POSES}/{iteration:04d}" for iteration in run.pose_iterations()]
         with reporting(url):
             parts = {name: xr.open_dataset(store, group=name, **OPTIONS) for name in groups}
         return xr.DataTree.from_dict({"/": xr.Dataset(attrs=run.attributes), **parts})

@@ -16,6 +16,7 @@ that no reader opens.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import cached_property
 from typing import Any, cast
@@ -128,6 +129,12 @@ class ParticleStore:
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def digest(self) -> str:
+        """Hash of the attributes, which hold how and when the store was written."""
+        text = json.dumps(self.attributes, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def bytes_read(self) -> int:

@@ -4,6 +4,7 @@
 
     <volume>/0 (z, y, x)      each volume is its own OME-Zarr 0.5 image; napari opens RUN/full
     tables/<table>/<column>   the FSC, the history, ...
+    poses/<iteration>/        of a refinement: poses after every iteration (dcryo.io.run_poses)
     scratch/                  durable partial sums, removed by ``dcryo clean``
 
 The attributes of the root hold the configuration, the plan, the versions and the result.
@@ -25,6 +26,7 @@ from dcryo.io.chunks import checked_store, read_array, write_array
 from dcryo.io.location import Location, children, exists, is_remote, join, normalise, reporting, zarr_store
 from dcryo.io.mrc import read_volume
 from dcryo.io.particle_store import open_particles
+from dcryo.io.run_poses import POSES, RunPoses
 from dcryo.io.store_root import (
     ROOT,
     SCRATCH,
@@ -42,15 +44,12 @@ MAP_SUFFIXES = (".mrc", ".map", ".ccp4", ".mrc.gz", ".map.gz", ".ccp4.gz")
 TABLES = "tables"
 
 
-class RunStore:
+class RunStore(RunPoses):
     """A run, finished or under way; made by :func:`create_run` and :func:`open_run`.
 
     One process writes it.  Each write is complete when it returns, and a volume or table that was only begun
     is not listed.
     """
-
-    def __init__(self, url: str) -> None:
-        self.url = url
 
     def __repr__(self) -> str:
         return f"RunStore({self.url!r})"
@@ -98,6 +97,8 @@ class RunStore:
         float32 and float64 are kept, everything else becomes float32.
         """
         self._check_name(name)
+        if name == POSES:
+            raise InputError(f"{name!r} cannot name a volume of a run, which keeps its poses there")
         volume = np.asarray(array)
         if volume.ndim != 3 or not volume.size:
             raise InputError(
@@ -153,7 +154,7 @@ class RunStore:
 
     def volumes(self) -> list[str]:
         """Names of the volumes, sorted."""
-        names = [name for name in children(self.url) if name not in (TABLES, SCRATCH, ROOT)]
+        names = [name for name in children(self.url) if name not in (TABLES, POSES, SCRATCH, ROOT)]
         return [name for name in names if NAME.fullmatch(name) and self._image(name) is not None]
 
     def write_table(
@@ -229,7 +230,7 @@ class RunStore:
             raise InputError(f"{name!r} cannot name a part of a run; use letters, digits, '_' and '-'")
 
     def check(self) -> list[str]:
-        """Everything that is wrong with the run, a sentence each; reads all volumes and tables."""
+        """Everything that is wrong with the run, a sentence each; reads all volumes, tables and poses."""
         problems = [] if self.complete else [f"{self.url} was not finished; run the same command again"]
         for read, names in ((self.volume, self.volumes()), (self.table, self.tables())):
             for name in names:
@@ -237,7 +238,7 @@ class RunStore:
                     read(name)
                 except DamagedStoreError as error:
                     problems.append(str(error))
-        return problems
+        return problems + self._check_poses()
 
 
 def create_run(url: Location, kind: str, config: Mapping[str, Any], *, overwrite: bool = False) -> RunStore:

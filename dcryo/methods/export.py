@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dcryo.dataflow.accumulate import half_sets
+from dcryo.dataflow.pose_source import check_source, find_poses
 from dcryo.errors import InputError
+from dcryo.imaging.particles import Particles
 from dcryo.io.fsc_xml import write_fsc_xml
 from dcryo.io.mrc import write_stack, write_volume
 from dcryo.io.particle_store import ParticleStore, open_particles
@@ -35,16 +38,20 @@ class ExportConfig:
         For ``.mrc``: ``map`` (a run's full map), ``half1``, ``half2``, ``linear1`` ... or ``truth`` (of a
         particle store); by default the only or the main one.  For ``.xml``: a column of the run's FSC
         table, by default ``corrected``.
-    images : bool
+    images : bool, optional
         For ``.star``: write the store's images as an ``.mrcs`` beside it.  False refers to the files the
-        particles came from, which is right only where ingest changed nothing in them.
+        particles came from, which is right only where ingest changed nothing in them.  By default a particle
+        store brings its images, and a run only where those files will not do.
+    iteration : int, optional
+        For the ``.star`` of a refinement: the iteration whose poses are written, by default the last.
     beside : bool
         For ``.star``: name the images relative to the folder of the STAR file, for RELION run in that
         folder.  By default the name is relative to where this is run, which is then RELION's project.
     """
 
     what: str | None = None
-    images: bool = True
+    images: bool | None = None
+    iteration: int | None = None
     beside: bool = False
 
 
@@ -61,7 +68,8 @@ def export(
     ======================  =====================================================================
     ``.mrc``, ``.map``      a map: of a run, ``RUN:name``, or the truth of a particle store
     ``.mrcs``               the images of a particle store, matter positive, in the store's order
-    ``.star``               its particles as a RELION 3.1 table, in the order they were ingested in
+    ``.star``               its particles as a RELION 3.1 table, in the order they were ingested in; of a
+                            refinement, with the poses and half sets that it ended with
     ``.xml``                an FSC curve of a run, for the EMDB
     ======================  =====================================================================
 
@@ -101,12 +109,20 @@ def export(
         return _write_curve(text, target, config.what or CURVE)
     mark = read_mark(text)
     if mark is not None and mark["kind"] == "run":
-        raise InputError(f"{text}: is a run, and {ending} files hold particles; give the particle store")
+        if ending != ".star" or not open_run(text).pose_iterations():
+            raise InputError(
+                f"{text}: is a run, and {ending} files hold particles; give the particle store, or for a "
+                ".star a run of dcryo refine"
+            )
+        return _write_run_table(text, target, config, progress, overwrite)
+    if config.iteration is not None:
+        raise InputError(f"{text}: --iteration is for the poses of a run; leave it out")
     store = open_particles(text)
     if ending == ".mrcs":
         write_stack(target, _images(store, progress), store.pixel_size)
         return target
-    return _write_table(store, target, config, progress, overwrite)
+    config = replace(config, images=config.images is not False)
+    return _write_table(store, store.particles(), target, config, progress, overwrite)
 
 
 def _free(target: Path, overwrite: bool) -> None:
@@ -142,12 +158,45 @@ def _images(store: ParticleStore, progress: Progress) -> Iterator[NDArray[np.flo
         progress.advance(len(images))
 
 
-def _write_table(
-    store: ParticleStore, target: Path, config: ExportConfig, progress: Progress, overwrite: bool
+def _write_run_table(
+    url: str, target: Path, config: ExportConfig, progress: Progress, overwrite: bool
 ) -> Path:
-    """The particles as STAR, rows in the order of the table they came from."""
-    particles = store.particles()
-    order = np.argsort(particles.row, kind="stable")
+    """The particles of a refinement with the poses it found, in the half sets that it kept apart."""
+    poses = find_poses(url if config.iteration is None else f"{url}@{config.iteration}")
+    store = open_particles(poses.config["particles"])
+    check_source(poses, store)
+    half = half_sets(store, poses.config["halves"])
+    particles = replace(poses.into(store.particles(), 0), half=half)
+    posed = np.flatnonzero(np.isfinite(particles.rotation).all(axis=1))
+    if not len(posed):
+        raise InputError(f"{poses.url}: no particle has a pose; choose a later --iteration")
+    if lost := len(particles) - len(posed):
+        progress.message(f"{lost:,} of {len(particles):,} particles have no pose and are left out")
+    if config.images is None:
+        config = replace(config, images=bool(_why_images(store, particles)))
+    return _write_table(store, particles, target, config, progress, overwrite, posed)
+
+
+def _why_images(store: ParticleStore, particles: Particles) -> str:
+    """Why the files that particles came from do not do for their images; empty if they do."""
+    provenance: dict[str, Any] = store.attributes.get("provenance", {})
+    if changed := [name for name in ("inverted", "resampled") if provenance.get(name)]:
+        return f"ingest changed them ({', '.join(changed)})"
+    return "some have no file of their own" if np.any(particles.source < 0) else ""
+
+
+def _write_table(
+    store: ParticleStore,
+    particles: Particles,
+    target: Path,
+    config: ExportConfig,
+    progress: Progress,
+    overwrite: bool,
+    rows: NDArray[np.intp] | None = None,
+) -> Path:
+    """Particles of a store, or ``rows`` of them, as STAR in the order of the table they came from."""
+    rows = np.arange(len(particles)) if rows is None else rows
+    order = rows[np.argsort(particles.row[rows], kind="stable")]
     if config.images:
         stack = target.with_suffix(".mrcs")
         _free(stack, overwrite)
@@ -160,10 +209,7 @@ def _write_table(
         except BaseException:
             stack.unlink(missing_ok=True)
             raise
-    provenance: dict[str, Any] = store.attributes.get("provenance", {})
-    changed = [name for name in ("inverted", "resampled") if provenance.get(name)]
-    if changed or np.any(particles.source < 0):
-        why = f"ingest changed them ({', '.join(changed)})" if changed else "some have no file of their own"
+    if why := _why_images(store, particles):
         raise InputError(f"{store.url}: cannot refer to the original images, {why}; export the images too")
     source = particles.source[order].tolist()
     names = [f"{index + 1:06d}@{particles.sources[file]}" for file, index in source]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcryo.dataflow.plan import Plan
+from dcryo.dataflow.pose_source import PoseSource, find_poses, posed_particles
 from dcryo.geometry.rotations import matrix_to_euler, quaternion_to_matrix
 from dcryo.imaging.basis import parse_basis
 from dcryo.imaging.mapping import sample_map
@@ -49,7 +50,7 @@ def write_maps(
     table, result = _curves(volumes, store, chosen, config, pixel, progress)
     out.write_table("fsc", table)
     _write_solves(out, maps)
-    out.write_table("poses", _directions(store))
+    out.write_table("poses", _directions(store, None if config.poses is None else find_poses(config.poses)))
     final = next(values for code, values in maps.history if code == 0)
     return result | {
         "weight": maps.weight,
@@ -131,14 +132,14 @@ def _write_solves(out: RunStore, maps: Maps) -> None:
         )
 
 
-def _directions(store: ParticleStore) -> dict[str, NDArray[Any]]:
+def _directions(store: ParticleStore, poses: PoseSource | None) -> dict[str, NDArray[Any]]:
     """Histogram of viewing directions: counts (tilt, rot) and the edges of both, rad."""
     counts = np.zeros((18, 36), np.int64)
     rot_edges = np.linspace(-np.pi, np.pi, 37)
     tilt_edges = np.linspace(0, np.pi, 19)
     for first in range(0, store.count, 100_000):
-        rotation = store.particles(first, min(first + 100_000, store.count)).rotation
-        euler = matrix_to_euler(quaternion_to_matrix(rotation))
+        particles = posed_particles(store, poses, first, min(first + 100_000, store.count))
+        euler = matrix_to_euler(quaternion_to_matrix(particles.rotation))
         rot = np.arctan2(np.sin(euler[:, 0]), np.cos(euler[:, 0]))
         counts += np.histogram2d(euler[:, 1], rot, bins=(tilt_edges, rot_edges))[0].astype(np.int64)
     return {"counts": counts, "tilt": tilt_edges, "rot": rot_edges}

@@ -7,15 +7,9 @@ particles, and linear half maps, whose FSC is the headline: a prior that two hal
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dcryo.arrays import check_device, visible_gpus
@@ -23,7 +17,6 @@ from dcryo.dataflow.accumulate import (
     Fold,
     Handle,
     assign_halves,
-    check_poses,
     device_bytes,
     peak_rss,
     run_plan,
@@ -39,17 +32,18 @@ from dcryo.dataflow.plan import (
     partials_at_once,
     slice_particles,
 )
-from dcryo.dataflow.versions import versions
+from dcryo.dataflow.pose_source import PoseSource, check_all_poses, check_halves, check_source, find_poses
 from dcryo.errors import InputError
 from dcryo.geometry.symmetry import point_group
-from dcryo.io.location import exists, is_remote, join, normalise, sizes
+from dcryo.io.location import is_remote, join, normalise
 from dcryo.io.particle_store import ParticleStore, open_particles
 from dcryo.io.run_store import RunStore, create_run, open_run
-from dcryo.io.store_root import SCRATCH, clear, read_mark
+from dcryo.io.store_root import clear
 from dcryo.methods.maps import solve_maps
 from dcryo.methods.measure import write_maps
 from dcryo.methods.progress import Progress, Silent
 from dcryo.methods.reconstruct_config import ReconstructConfig
+from dcryo.methods.run_record import Clock, ImageCount, finished, record_plan, recorded, scratch_bytes
 from dcryo.operators.compiled import thread_count
 from dcryo.operators.kernel import padded_length
 from dcryo.operators.normal import Convolution, accumulation_bytes, spectrum_bytes
@@ -98,63 +92,6 @@ def plan(particles: str, config: ReconstructConfig, tasks: int = 1) -> Plan:
     return make_plan(open_particles(particles), config, tasks)
 
 
-class _Images:
-    """How many images are folded: heard from tasks that may run side by side, and again after a death."""
-
-    def __init__(self, chosen: Plan, progress: Progress) -> None:
-        self._counts = {s.key: s.count for s in chosen.slices}
-        self._heard = dict.fromkeys(self._counts, 0)
-        self._progress = progress
-        self._lock = threading.Lock()
-        progress.start("images", sum(self._counts.values()))
-
-    def listen(self, key: str) -> _OneSlice:
-        """What the task of a slice, or of a merge, reports to."""
-        return _OneSlice(self, key)
-
-    def done(self, handle: Handle) -> None:
-        """A task is done; one that was committed before has reported nothing."""
-        self.reached(handle.key, self._counts.get(handle.key, 0))
-
-    def reached(self, key: str, count: int) -> None:
-        """``count`` images of a slice are folded; a slice that begins again is not counted again."""
-        with self._lock:
-            more = min(count, self._counts.get(key, 0)) - self._heard.get(key, 0)
-            if more > 0:
-                self._heard[key] += more
-                self._progress.advance(more)
-
-
-class _OneSlice:
-    """The progress of one slice."""
-
-    def __init__(self, images: _Images, key: str) -> None:
-        self._images, self._key, self._count = images, key, 0
-
-    def start(self, stage: str, total: int | None) -> None:
-        self._count = 0
-
-    def advance(self, count: int = 1) -> None:
-        self._count += count
-        self._images.reached(self._key, self._count)
-
-    def message(self, text: str) -> None:
-        """Tasks have nothing to say."""
-
-
-class _Clock:
-    """Seconds per stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
-
-
 @dataclass(frozen=True)
 class MapsTask:
     """Everything after the sums: solve, measure, write into the run."""
@@ -167,7 +104,7 @@ class MapsTask:
 
 def make_maps(task: MapsTask, progress: Progress) -> tuple[dict[str, Any], dict[str, float]]:
     """Maps, curves and tables from committed sums into the run: (result, seconds per stage)."""
-    clock = _Clock()
+    clock = Clock()
     store = open_particles(task.fold.particles)
     with clock.stage("solve"):
         maps = solve_maps(task.plan, task.fold, store.pixel_size * task.fold.scale, task.config, progress)
@@ -231,35 +168,38 @@ def reconstruct(
     progress = progress or Silent()
     executor = executor or SerialExecutor()
     _check_device(config, device, executor.here)
-    clock = _Clock()
+    clock = Clock()
     began = time.perf_counter()
     store = open_particles(particles)
     capacity = executor.capacity()
     chosen = make_plan(store, config, capacity.tasks)
-    _check_poses(store)
+    poses = _find_poses(store, config)
+    # the iteration that was found: the run may have another last one when a task looks
+    config = replace(config, poses=None if poses is None else poses.url)
+    check_all_poses(store, poses)
     if 0 in chosen.roots and config.prior != "none" and config.weight == "auto":
         raise InputError(
             f"{store.url} has no half sets, which --weight auto needs; give --halves even-odd, or a --weight"
         )
-    if overwrite or not _finished(run):
+    if overwrite or not finished(run):
         check_resources(
             chosen,
             None if is_remote(run) else normalise(run),
             task_memory=max_memory or capacity.memory,
             solve_memory=max_memory or (None if executor.here else capacity.memory),
             tasks=capacity.tasks,
-            present=0 if overwrite else _scratch_bytes(run),
+            present=0 if overwrite else scratch_bytes(run),
             coarser=lambda scale: make_plan(store, replace(config, scale=scale), capacity.tasks),
         )
         if device != "cpu" and executor.here:
             _check_gpus(chosen, config.accuracy, device, capacity.tasks)
-    out = create_run(run, "reconstruct", _recorded(store, config), overwrite=overwrite)
+    out = create_run(run, "reconstruct", recorded(store, config, poses), overwrite=overwrite)
     if out.complete:
         out.clean()
         progress.message(f"{out.url} is complete already; nothing to do (--overwrite starts again)")
         return out
     fresh = "plan" not in out.attributes
-    _record_plan(out, chosen, progress)
+    record_plan(out, chosen, progress)
     fold = make_fold(store, out, chosen, config, threads or capacity.threads, device)
     if executor.alone:
         # elsewhere a task of an earlier attempt may still be writing
@@ -320,57 +260,14 @@ def _check_gpus(chosen: Plan, accuracy: str, device: str, tasks: int) -> None:
     check_device(device, chosen.solve_memory)
 
 
-def _finished(run: str) -> bool:
-    """Whether there is a complete run."""
-    mark = read_mark(run)
-    return mark is not None and mark["kind"] == "run" and bool(mark.get("complete"))
-
-
-def _scratch_bytes(run: str) -> int:
-    """Bytes in the scratch of an unfinished run on disk."""
-    scratch = join(run, SCRATCH)
-    return 0 if is_remote(run) or not exists(scratch) else sum(sizes(scratch).values())
-
-
-def _check_poses(store: ParticleStore) -> None:
-    """Refuse a store with particles that have no pose before a run is made for it."""
-    posed = int(store.attributes["poses"])
-    if posed == 0:
-        raise InputError(
-            f"{store.url} holds no poses; reconstruct needs one per particle: ingest the STAR or .cs file of "
-            "a finished refinement"
-        )
-    for first in range(0, store.count if posed < store.count else 0, 100_000):
-        check_poses(store, store.particles(first, min(first + 100_000, store.count)))
-
-
-def _recorded(store: ParticleStore, config: ReconstructConfig) -> dict[str, Any]:
-    """What makes a run this run and no other."""
-    return {"particles": store.url, "particles_digest": _store_digest(store), **asdict(config)}
-
-
-def _store_digest(store: ParticleStore) -> str:
-    """Hash of the store's attributes, which hold how and when it was written."""
-    return hashlib.sha256(json.dumps(store.attributes, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _record_plan(out: RunStore, chosen: Plan, progress: Progress) -> None:
-    now = versions()
-    before = out.attributes.get("versions")
-    if before is not None and before != now:
-        progress.message(
-            f"{out.url} was begun with other versions or another processor: the result may differ in its "
-            "last bits"
-        )
-    out.update(
-        plan={
-            "digest": chosen.digest, "slices": len(chosen.slices), "merges": len(chosen.merges),
-            "batch": chosen.batch, "n": chosen.n, "task_memory": chosen.task_memory,
-            "solve_memory": chosen.solve_memory, "disk": chosen.disk, "read_bytes": chosen.read_bytes,
-        },
-        versions=before or now,
-        provenance={"command": sys.argv, "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
-    )  # fmt: skip
+def _find_poses(store: ParticleStore, config: ReconstructConfig) -> PoseSource | None:
+    """The poses that are asked for instead of the store's, if they are of its particles."""
+    if config.poses is None:
+        return None
+    poses = find_poses(config.poses)
+    check_source(poses, store)
+    check_halves(poses, config.halves)
+    return poses
 
 
 def make_fold(
@@ -391,11 +288,12 @@ def make_fold(
         accuracy=config.accuracy,
         threads=threads,
         device=device,
+        poses=config.poses,
     )
 
 
 def _accumulate(chosen: Plan, fold: Fold, executor: Executor, progress: Progress) -> list[Handle]:
-    images = _Images(chosen, progress)
+    images = ImageCount(chosen, progress)
     handles = run_plan(chosen, fold, executor, images.listen, images.done)
     slices = {s.key for s in chosen.slices}
     if resumed := sum(h.resumed and h.key in slices for h in handles):

@@ -39,6 +39,9 @@ class ReconstructConfig:
         "voxel" (band-limited) or "kbwf:RADIUS,ALPHA,ORDER".
     halves : {"auto", "even-odd", "none"}
         Half sets of the store, by the parity of the original row, or no half maps.
+    poses : str, optional
+        ``RUN`` or ``RUN@iteration``: poses that a refinement of the same particles found, of its last or of
+        that iteration, instead of the store's.  Half sets must be those it was refined in.
     accuracy : {"fast", "default", "accurate", "reference"}
         Interpolation of slices; "reference" sums directly in float64, for boxes up to about 16.
     solver : {"auto", "fista", "admm-cg", "admm-pcg", "ilf", "ilf-circulant"}
@@ -74,6 +77,7 @@ class ReconstructConfig:
     noise: str = "auto"
     basis: str = "voxel"
     halves: str = "auto"
+    poses: str | None = None
     accuracy: str = "default"
     solver: str = "auto"
     rho: float | Literal["auto"] = "auto"

@@ -30,12 +30,17 @@ from dcryo.operators.window import window
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+Complex64 = NDArray[np.complex64]
+Indices = NDArray[np.intp]
 
 WIDTH = 6
 """Taps of all windows that this module knows."""
 
 BLOCK = 16
 """Particles in an item of work."""
+
+SLICES = 256
+"""Slices that are extracted at once."""
 
 PARAMETERS = 5
 """Rotation vector in the frame of the volume [rad], shift in x and y [pixels]."""
@@ -52,16 +57,18 @@ class PoseTerms:
 
 @compile_kernel(
     "void(f8[:,::1], f4[:,:,::1], f4[:,:,:,::1], f4[:,:,:,::1], f4[:,:,::1], f4[::1], f8[:,:,::1], i8[::1],"
-    " f8[::1], f4[:,::1], f4[:,::1], i8, i8, i8, f8, f8)"
+    " i8[::1], f8[::1], f4[:,::1], f4[:,::1], i8, i8, i8, f8, f8)"
 )
 def _sum_terms(
     out: Any, grid: Any, data: Any, factor: Any, rows3: Any, radius2: Any, distortion: Any, group: Any,
-    limit2: Any, weight: Any, polynomial: Any, z0: int, y0: int, x0: int, step: float, turn: float,
+    image: Any, limit2: Any, weight: Any, polynomial: Any, z0: int, y0: int, x0: int, step: float,
+    turn: float,
 ) -> None:  # fmt: skip
     """Sums of every particle, (P, 21): the cost, the gradient, the lower triangle of the matrix by rows.
 
-    grid: padded half grid, cell 0 at (z0, y0, x0); data and factor (P, 2h+1, h+1, 2): B and T; rows3 and
-    radius2 as for an extraction; step: 2 pi / n; turn: 2 pi / N, phase of a shift of one pixel.
+    grid: padded half grid, cell 0 at (z0, y0, x0); data (., 2h+1, h+1, 2): B, particle p's at image[p];
+    factor (P, 2h+1, h+1, 2): T; rows3 and radius2 as for an extraction; step: 2 pi / n; turn: 2 pi / N, the
+    phase of a shift of one pixel.
     """
     half = np.float32(WIDTH / 2)
     cells = grid.reshape(-1)
@@ -71,8 +78,9 @@ def _sum_terms(
     h = data.shape[2] - 1
     j_re = np.empty(PARAMETERS)
     j_im = np.empty(PARAMETERS)
-    for p in range(data.shape[0]):
+    for p in range(factor.shape[0]):
         out[p] = 0
+        at_image = image[p]
         noise = weight[group[p]]
         for b in range(-h, h + 1):
             room = radius2[p] - b * b
@@ -107,8 +115,8 @@ def _sum_terms(
                 f_re, f_im = factor[p, b + h, a, 0], factor[p, b + h, a, 1]
                 s_re = f_re * c_re - f_im * c_im
                 s_im = f_re * c_im + f_im * c_re
-                r_re = np.float64(s_re - data[p, b + h, a, 0])
-                r_im = np.float64(s_im - data[p, b + h, a, 1])
+                r_re = np.float64(s_re - data[at_image, b + h, a, 0])
+                r_im = np.float64(s_im - data[at_image, b + h, a, 1])
                 t_re = uy * gz_re - uz * gy_re
                 t_im = uy * gz_im - uz * gy_im
                 j_re[0], j_im[0] = f_re * t_re - f_im * t_im, f_re * t_im + f_im * t_re
@@ -140,7 +148,7 @@ class PoseModel:
     volume : (n, n, n) float32
         Coefficients of the basis functions.
     accuracy : {"default", "accurate", "fast"}
-        Of the slices; the window's edge is what limits the derivatives, to 1e-3, 2e-4 and 4e-5 of their size.
+        Of the slices; the window's edge is what limits the derivatives, to 2e-4, 4e-5 and 1e-3 of their size.
     threads : int
         0: all processors.
     """
@@ -150,40 +158,71 @@ class PoseModel:
         self._grid = volume_to_grid(np.asarray(volume, np.float32), self._geometry, threads)
         self._threads = threads
 
+    @property
+    def n(self) -> int:
+        """Side of the volume."""
+        return self._geometry.n
+
+    def factors(self, views: Views, radial: Radial, box: int) -> Float32:
+        """What slices are multiplied with, (P, 2h+1, h+1, 2): transfer function times basis function."""
+        n = self.n
+        h = half_width(n)
+        factor = np.zeros((len(views), 2 * h + 1, h + 1, 2), np.float32)
+        factor[..., 0] = 1
+        modulate_views(factor, views, radial.forward, radial.energy, n, (box // 2) * n / box, FORWARD, 1)
+        return factor
+
+    def slices(self, rotations: Float64, distortion: Float64, a: Indices, b: Indices) -> Complex64:
+        """The Fourier transform of the volume at the frequencies (a, b) (K,) of R central slices, (R, K).
+
+        ``rotations`` (R, 3, 3); ``distortion`` (2, 2) the D of all of them; a and b as in a lattice of n.
+        """
+        n = self.n
+        h = half_width(n)
+        found = np.empty((len(rotations), len(a)), np.complex64)
+        rows = distortion.T @ rotations[:, :2] * (self._geometry.size / n)
+        radius2 = np.full(SLICES, float((a * a + b * b).max() + 1), np.float32)
+        for part in blocks(len(rotations), SLICES):
+            some = np.ascontiguousarray(rows[part], np.float32)
+            values = np.zeros((len(some), 2 * h + 1, h + 1, 2), np.float32)
+            self._geometry.extract(self._grid, values, some, radius2[: len(some)], self._threads)
+            found[part] = values.view(np.complex64)[:, b + h, a, 0]
+        return found
+
     def terms(
-        self, data: Float32, views: Views, radial: Radial, *, box: int, radius: float = math.inf
-    ) -> PoseTerms:
+        self, data: Float32, views: Views, radial: Radial, *, box: int, radius: float = math.inf,
+        image: Indices | None = None,
+    ) -> PoseTerms:  # fmt: skip
         """Data terms of P particles.
 
         Parameters
         ----------
-        data : (P, 2h+1, h+1, 2) float32
-            Their images as :func:`dcryo.operators.projector.to_lattice` leaves them.
+        data : (., 2h+1, h+1, 2) float32
+            Images as :func:`dcryo.operators.projector.to_lattice` leaves them.
         views : Views
-            Their poses and transfer functions.
+            Poses and transfer functions of the particles.
         radial : Radial
             Basis function and noise weight.
         box : int
             Side N of the images, in pixels.
         radius : float
             Frequencies of this many Fourier pixels and more do not count, nor those beyond the band limit.
+        image : (P,), optional
+            Row of ``data`` that belongs to each particle; default row p to particle p.
         """
-        n = self._geometry.n
-        h = half_width(n)
+        n = self.n
+        image = np.arange(len(views)) if image is None else image
         rows = grid_rows(views, self._geometry.size, n)
         radius2 = np.minimum(lattice_radius2(views, n), radius * radius).astype(np.float32)
-        centre = (box // 2) * n / box
         sums = np.empty((len(views), 1 + PARAMETERS + PARAMETERS * (PARAMETERS + 1) // 2))
         parts = blocks(len(views), BLOCK)
 
         def work(part: slice) -> None:
             some = views.take(part)
-            factor = np.zeros((len(some), 2 * h + 1, h + 1, 2), np.float32)
-            factor[..., 0] = 1
-            modulate_views(factor, some, radial.forward, radial.energy, n, centre, FORWARD, 1)
+            factor = self.factors(some, radial, box)
             _sum_terms(
-                sums[part], self._grid, data[part], factor, rows[part], radius2[part], some.distortion,
-                some.group, some.limit2, radial.energy, self._geometry.window.polynomial,
+                sums[part], self._grid, data, factor, rows[part], radius2[part], some.distortion,
+                some.group, image[part], some.limit2, radial.energy, self._geometry.window.polynomial,
                 *self._geometry.origin, 2 * math.pi / n, 2 * math.pi / box,
             )  # fmt: skip
 

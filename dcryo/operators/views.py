@@ -18,6 +18,9 @@ from dcryo.operators.transfer import LUT_SIZE, NORMAL, PHASE_FLIPPED, PREMULTIPL
 Float64 = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 
+SHIFT = slice(10, 12)
+"""The linear phase among the coefficients of a transfer function, -D^-T t for a shift of t voxels."""
+
 
 @dataclass(frozen=True)
 class Views:
@@ -49,6 +52,13 @@ class Views:
     def rotated(self, rotation: Float64) -> Views:
         """The same images seen as views of the volume turned by ``rotation`` (A -> A @ rotation)."""
         return replace(self, rotation=self.rotation @ rotation)
+
+    def posed(self, rotation: Float64, shift: Float64) -> Views:
+        """The same images at the rotations (P, 3, 3), their shifts moved on by ``shift`` (P, 2) [voxels]."""
+        coefficients = self.coefficients.copy()
+        across = np.swapaxes(self.distortion, 1, 2)
+        coefficients[:, SHIFT] -= np.linalg.solve(across, shift[:, :, None])[..., 0]
+        return replace(self, rotation=rotation, coefficients=coefficients)
 
 
 def concatenate(parts: Sequence[Views]) -> Views:

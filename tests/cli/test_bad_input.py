@@ -24,7 +24,7 @@ from dcryo.dataflow.commits import Commits
 from dcryo.imaging.ctf import ctf_image
 from dcryo.imaging.particles import Optics, Particles
 from dcryo.io.mrc import write_volume
-from dcryo.io.particle_store import create_particles
+from dcryo.io.particle_store import create_particles, open_particles
 from dcryo.io.run_store import create_run
 
 N, COUNT = 16, 12
@@ -139,6 +139,18 @@ class Folder:
         run.write_volume("full", noise(N), 1.5)
         run.finish({})
         return self.path / name
+
+    def refined(self, particles: Path, count: int = COUNT, lost: int | None = None, **config: str) -> Path:
+        """``refined.zarr``: two iterations of a refinement of a particle store, all looking along z."""
+        known = {"particles": str(particles), "particles_digest": open_particles(particles).digest}
+        run = create_run(self.path / "refined.zarr", "refine", known | {"halves": "auto"} | config)
+        rotation = np.tile([0.0, 0.0, 0.0, 1.0], (count, 1))
+        run.write_poses(0, {"rotation": rotation, "shift": np.zeros((count, 2))})
+        if lost is not None:
+            rotation[lost] = np.nan
+        run.write_poses(1, {"rotation": rotation, "shift": np.zeros((count, 2))})
+        run.finish({})
+        return self.path / "refined.zarr"
 
 
 Make = Callable[[Folder], str]
@@ -473,6 +485,99 @@ def one_particle_without_pose(folder: Folder) -> str:
     rotation[4] = np.nan
     folder.particles(rotation=rotation)
     return "reconstruct s.zarr out.zarr --weight 1"
+
+
+# --- the poses of a refinement
+
+
+@case("r.zarr", "holds no poses", "give a run that dcryo refine made")
+def poses_of_a_run_without_any(folder: Folder) -> str:
+    folder.particles()
+    folder.run()
+    return "reconstruct s.zarr out.zarr --weight 1 --poses r.zarr"
+
+
+@case("refined.zarr", "no poses of iteration 7", "it has: 0, 1")
+def poses_of_an_iteration_that_is_not_there(folder: Folder) -> str:
+    folder.refined(folder.particles())
+    return "reconstruct s.zarr out.zarr --weight 1 --poses refined.zarr@7"
+
+
+@case("refined.zarr", "b.zarr", "are not those in", "s.zarr", "give the particle store that it refined")
+def poses_of_other_particles(folder: Folder) -> str:
+    folder.refined(folder.particles("b.zarr"))
+    folder.particles()
+    return "reconstruct s.zarr out.zarr --weight 1 --poses refined.zarr"
+
+
+@case("refined.zarr@1", "11 particles", "has 12", "give the particle store that it refined")
+def poses_of_fewer_particles(folder: Folder) -> str:
+    folder.refined(folder.particles(), COUNT - 1)
+    return "reconstruct s.zarr out.zarr --weight 1 --poses refined.zarr"
+
+
+@case("refined.zarr@1", "particle 5", "no pose", "choose another iteration")
+def poses_that_are_missing(folder: Folder) -> str:
+    folder.refined(folder.particles(), lost=4)
+    return "reconstruct s.zarr out.zarr --weight 1 --poses refined.zarr"
+
+
+@case("refined.zarr", "--halves even-odd", "better than they are", "give --halves even-odd")
+def poses_refined_in_other_half_sets(folder: Folder) -> str:
+    folder.refined(folder.particles(), halves="even-odd")
+    return "reconstruct s.zarr out.zarr --weight 1 --poses refined.zarr"
+
+
+@case("s.zarr", "is a particle store, not a run")
+def poses_of_a_particle_store(folder: Folder) -> str:
+    folder.particles()
+    return "reconstruct s.zarr out.zarr --weight 1 --poses s.zarr"
+
+
+@case("refined.zarr", "poses/0001", "chunk rotation/c/0/0 is missing", "backup")
+def poses_that_are_lost(folder: Folder) -> str:
+    (folder.refined(folder.particles()) / "poses/0001/rotation/c/0/0").unlink()
+    return "reconstruct s.zarr out.zarr --weight 1 --poses refined.zarr"
+
+
+@case("refined.zarr", "no poses of iteration 7", "it has: 0, 1")
+def export_of_an_iteration_that_is_not_there(folder: Folder) -> str:
+    folder.refined(folder.particles())
+    return "export refined.zarr out.star --iteration 7"
+
+
+@case("s.zarr", "--iteration is for the poses of a run", "leave it out")
+def export_of_an_iteration_of_particles(folder: Folder) -> str:
+    folder.particles()
+    return "export s.zarr out.star --iteration 1"
+
+
+@case("s.zarr", "cannot refer to the original images", "export the images too")
+def export_of_images_that_are_nowhere(folder: Folder) -> str:
+    folder.refined(folder.particles())
+    return "export refined.zarr out.star --no-images"
+
+
+# --- cleaning
+
+
+@case("r.zarr", "not finished", "--force")
+def clean_of_an_unfinished_run(folder: Folder) -> str:
+    run = create_run(folder.path / "r.zarr", "reconstruct", {})
+    Path(run.scratch).mkdir()
+    return "clean r.zarr"
+
+
+@case("s.zarr", "is a particle store, not a run", "give a run")
+def clean_of_particles(folder: Folder) -> str:
+    folder.particles()
+    return "clean s.zarr"
+
+
+@case("--keep-iterations 0", "give 1 or more")
+def clean_of_every_iteration(folder: Folder) -> str:
+    folder.refined(folder.particles())
+    return "clean refined.zarr --keep-iterations 0"
 
 
 # --- memory and disk

@@ -207,3 +207,25 @@ def test_a_wrong_key_is_a_sentence_without_the_key(bucket: str, monkeypatch: pyt
         open_particles(f"{bucket}/x")
     assert "wrongsecret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_poses(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dcryo.io.run_poses.ROWS", 16)
+    run = create_run(f"{bucket}/refined", "refine", {})
+    rotation = np.tile([0.0, 0.6, 0.0, 0.8], (50, 1))
+    poses = {"rotation": rotation, "shift": np.arange(100.0).reshape(50, 2), "cost": np.arange(50.0)}
+    run.write_poses(0, poses)
+    with run.create_poses(1, 50) as writer:
+        writer.append({name: values[:30] for name, values in poses.items()})
+        assert run.pose_iterations() == [0]
+        writer.append({name: values[30:] for name, values in poses.items()})
+    run.create_poses(2, 50).__enter__()
+    assert run.pose_iterations() == [0, 1]
+    assert run.pose_record(0)["digest"] == run.pose_record(1)["digest"]
+    np.testing.assert_array_equal(run.poses(None, ["shift"], 10, 40)["shift"], poses["shift"][10:40])
+    location.remove_file(f"{run.url}/poses/0001/cost/c/2")
+    with pytest.raises(DamagedStoreError, match="cost/c/2 is missing"):
+        run.poses()
+    assert run.keep_poses(1) == [0]
+    left = location.sizes(f"{run.url}/poses")
+    assert {key.partition("/")[0] for key in left} == {"0001", "zarr.json"}

@@ -143,7 +143,8 @@ def test_what_cannot_be_exported(run: Path, particles: Path, tmp_path: Path) -> 
     before = sorted(path.name for path in tmp_path.iterdir())
     cases = [
         (run, "a.tif", ExportConfig(), r"give one of \.mrc"),
-        (run, "a.star", ExportConfig(), "is a run"),
+        (run, "a.star", ExportConfig(), r"is a run, .*; give the particle store, or for a \.star a run of"),
+        (particles, "a.star", ExportConfig(iteration=1), "--iteration is for the poses of a run"),
         (run, "a.mrcs", ExportConfig(), "is a run"),
         (run, "a.mrc", ExportConfig(what="best"), "best"),
         (particles, "a.xml", ExportConfig(), "p.zarr"),

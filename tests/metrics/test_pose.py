@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dcryo.errors import InputError
-from dcryo.geometry import geodesic_distance, random_rotations, rotation_vector_to_matrix
-from dcryo.metrics import align_rotations, pose_errors
+from dcryo.geometry import geodesic_distance, point_group, random_rotations, rotation_vector_to_matrix
+from dcryo.metrics import align_rotations, geodesic_distance_modulo, pose_errors, to_asymmetric_unit
 
 ROUNDING = 1e-9
 """The robust fit stops where the mean error gains less than this (rad)."""
@@ -145,3 +145,74 @@ def test_poses_that_do_not_pair_are_refused() -> None:
         pose_errors(true, t_true[:, :1], true, t_true)
     with pytest.raises(InputError, match="no particle has a pose in both sets"):
         align_rotations(np.full((4, 3, 3), np.nan), true)
+
+
+def shuffled(rotations: np.ndarray, group: np.ndarray, seed: int) -> np.ndarray:
+    """Every pose replaced by a random equivalent."""
+    choice = np.random.default_rng(seed).integers(len(group), size=len(rotations))
+    return rotations @ group[choice]
+
+
+@pytest.mark.parametrize("symmetry", ["C4", "D2", "I"])
+def test_equivalent_poses_have_one_representative(symmetry: str) -> None:
+    group = point_group(symmetry)
+    rotations, _ = poses(200)
+    chosen = to_asymmetric_unit(rotations, group)
+    np.testing.assert_allclose(to_asymmetric_unit(shuffled(rotations, group, 1), group), chosen, atol=1e-12)
+    # by brute force: it is one of the equivalents, and none of them is nearer to the identity
+    every = rotations[:, None] @ group
+    angle = geodesic_distance(every, np.eye(3))
+    np.testing.assert_allclose(geodesic_distance(chosen, np.eye(3)), angle.min(axis=1), atol=1e-7)
+    np.testing.assert_allclose(np.abs(every - chosen[:, None]).max(axis=(2, 3)).min(axis=1), 0, atol=1e-15)
+
+
+def test_of_equally_near_poses_the_first_is_chosen() -> None:
+    group = point_group("C4")
+    # an eighth of a turn about the axis is as near as an eighth back, whichever way rounding falls
+    eighth = math.pi / 4 + np.array([0, 1e-12, -1e-12])
+    there_and_back = rotation_vector_to_matrix(np.outer(np.append(eighth, -eighth), [0, 0, 1.0]))
+    np.testing.assert_allclose(to_asymmetric_unit(there_and_back, group), there_and_back, atol=1e-15)
+    assert np.isnan(to_asymmetric_unit(np.full((1, 3, 3), np.nan), group)).all()
+
+
+@pytest.mark.parametrize("symmetry", ["C4", "D2", "I"])
+def test_distances_modulo_a_group_are_the_least_ones(symmetry: str) -> None:
+    group = point_group(symmetry)
+    a, b = (poses(50, seed)[0] for seed in (1, 2))
+    expected = geodesic_distance(a[:, None], b[:, None] @ group).min(axis=1)
+    np.testing.assert_allclose(geodesic_distance_modulo(a, b, group), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        geodesic_distance_modulo(shuffled(a, group, 3), shuffled(b, group, 4), group), expected, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("symmetry", ["C4", "D2", "I"])
+def test_symmetry_frame_and_hand_are_no_error(symmetry: str, mirrored: bool) -> None:
+    group = point_group(symmetry)
+    true, t_true = poses(150)
+    frame = random_rotations(1, np.random.default_rng(7))[0]
+    origin = np.array([3.0, -2.0, 5.0])
+    hand = np.diag([-1.0, -1.0, 1.0]) if mirrored else np.eye(3)
+    right = shuffled(true, group, 5)
+    right[:30] = perturbed(right[:30], 0.1, 6)
+    estimate = hand @ right @ frame.T
+    shifts = t_true - right[:, :2] @ origin
+    # the frame is fitted to all poses: those without an error pull 1e6 times more, as above
+    without = pose_errors(estimate, shifts, true, t_true)
+    assert np.median(without.rotation) > 0.3, "without their symmetry these poses look wrong"
+    errors = pose_errors(estimate, shifts, true, t_true, symmetry)
+    assert errors.alignment.mirrored is mirrored
+    np.testing.assert_allclose(errors.rotation[:30], 0.1, atol=1e-5)
+    assert errors.rotation[30:].max() < 1e-5
+    assert errors.shift.max() < 1e-4
+    # of the frames that differ by the symmetry, the one nearest to no turn at all
+    found = errors.alignment.rotation
+    np.testing.assert_allclose(found, to_asymmetric_unit(frame[None], group)[0], atol=1e-5)
+    np.testing.assert_allclose(frame.T @ found @ errors.offset, origin, atol=1e-4)
+
+
+def test_an_unknown_symmetry_is_refused() -> None:
+    true, t_true = poses(4)
+    with pytest.raises(InputError, match="not a point group"):
+        pose_errors(true, t_true, true, t_true, "X7")

@@ -1,0 +1,171 @@
+"""New poses for a batch of particles against one reference: a search where it is wanted, then a fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcryo.operators.pose_search import PoseSearch, shift_grid
+from dcryo.operators.poses import PoseModel, PoseTerms
+from dcryo.operators.projection_matching import MatchingGrid, match_projections
+from dcryo.operators.views import Radial, Views
+from dcryo.solvers.pose_descent import gradient_descent
+from dcryo.solvers.pose_fit import Evaluate, PoseFit, levenberg_marquardt, uncertainty
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+UPDATES = ("lm", "gradient", "matching")
+"""How poses are fitted: Levenberg-Marquardt, the thesis' Algorithm 5, or the best of a grid and no fit."""
+
+OPEN = np.pi
+"""Standard deviation of a rotation that the data leave open, rad."""
+
+LOST_SIGMA = np.radians(20)
+"""A particle is lost where its rotation is known no better than this ..."""
+
+LOST_SHARE = 0.5
+"""... or where another pose of its search, as far away as that, is as likely."""
+
+
+@dataclass(frozen=True)
+class SearchRule:
+    """A search over all rotations, and shifts around the known ones.
+
+    spacing: of the rotations, rad; radius: Fourier pixels that are compared; distance, step: of the shifts,
+    pixels; count: candidates that are fitted; free_scale: the reference is known up to a factor.
+    """
+
+    spacing: float
+    radius: float
+    distance: float
+    step: float
+    count: int
+    free_scale: bool = False
+
+
+@dataclass(frozen=True)
+class PoseRule:
+    """How the poses of one iteration are found.
+
+    cutoff: Fourier pixels that count in the fit; steps: of the fit at most; update: one of ``UPDATES``;
+    matching: the grid around known poses, where that is how they are found.
+    """
+
+    cutoff: float
+    steps: int = 4
+    update: str = "lm"
+    search: SearchRule | None = None
+    matching: MatchingGrid | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Particles as a fit sees them.
+
+    data: images on the lattice; views: transfer functions, without shifts; radial: tables; box: of the
+    images; rotation (P, 3, 3) and shift (P, 2) [pixels]: known poses, NaN where there is none.
+    """
+
+    data: Float32
+    views: Views
+    radial: Radial
+    box: int
+    rotation: Float64
+    shift: Float64
+
+    def evaluator(self, model: PoseModel, radius: float, image: NDArray[np.intp]) -> Evaluate:
+        """Terms as a function of poses; pose i belongs to the particle ``image[i]``."""
+
+        def evaluate(index: NDArray[np.intp], rotation: Float64, shift: Float64) -> PoseTerms:
+            rows = image[index]
+            views = self.views.take(rows).posed(rotation, shift * (model.n / self.box))
+            return model.terms(self.data, views, self.radial, box=self.box, radius=radius, image=rows)
+
+        return evaluate
+
+
+@dataclass(frozen=True)
+class NewPoses:
+    """Poses of P particles.
+
+    rotation (P, 3, 3); shift (P, 2) [pixels]; cost (P,); sigma_rotation, sigma_shift (P,) standard deviations
+    [rad, pixels]; lost (P,).
+    """
+
+    rotation: Float64
+    shift: Float64
+    cost: Float64
+    sigma_rotation: Float64
+    sigma_shift: Float64
+    lost: NDArray[np.bool_]
+
+
+def update_poses(model: PoseModel, search: PoseSearch | None, batch: Batch, rule: PoseRule) -> NewPoses:
+    """The best poses that a fit finds from the known ones, and from the candidates of a search."""
+    rotation, shift = batch.rotation[:, None], batch.shift[:, None]
+    if search is not None and rule.search is not None:
+        rotation, shift = _with_candidates(search, batch, rule.search)
+    elif rule.matching is not None:
+        matched = match_projections(
+            model, batch.data, batch.views, batch.radial, batch.rotation, batch.shift, rule.matching,
+            box=batch.box, radius=rule.cutoff, threads=1,
+        )  # fmt: skip
+        rotation, shift = matched.rotation[:, None], matched.shift[:, None]
+    count, starts = rotation.shape[:2]
+    image = np.repeat(np.arange(count), starts)
+    evaluate = batch.evaluator(model, rule.cutoff, image)
+    fit = _fit(evaluate, rotation.reshape(-1, 3, 3), shift.reshape(-1, 2), rule)
+    cost = fit.cost.reshape(count, starts)
+    which = cost.argmin(axis=1)
+    chosen = np.arange(count) * starts + which
+    turns, moves = uncertainty(fit.normal[chosen])
+    found = fit.rotation.reshape(count, starts, 3, 3)
+    best = found[np.arange(count), which]
+    # far from the best pose, and how likely beside it: exp(-cost) is the likelihood
+    far: NDArray[np.bool_] = _angles(found, best[:, None]) > LOST_SIGMA
+    others = np.where(far, np.exp(-np.minimum(cost - cost.min(axis=1, keepdims=True), 700)), 0)
+    rival = others.max(axis=1)
+    lost = (turns > LOST_SIGMA) | (rival / (1 + rival) >= LOST_SHARE)
+    return NewPoses(
+        best, fit.shift[chosen], fit.cost[chosen], np.minimum(turns, OPEN), np.minimum(moves, batch.box), lost
+    )
+
+
+def _with_candidates(search: PoseSearch, batch: Batch, rule: SearchRule) -> tuple[Float64, Float64]:
+    """Candidates (P, M) of a search, and the known poses as another one where there are any."""
+    centre = np.where(np.isfinite(batch.shift), batch.shift, 0)
+    views = batch.views.posed(batch.views.rotation, centre * (search.n / batch.box))
+    shifts = shift_grid(rule.distance, rule.step)
+    found = search.find(
+        batch.data, views, batch.radial, shifts, box=batch.box, count=rule.count, free_scale=rule.free_scale
+    )
+    rotation, shift = found.rotation, found.shift + centre[:, None]
+    known = np.isfinite(batch.rotation).all(axis=(1, 2))
+    if not known.any():
+        return rotation, shift
+    # a particle without a pose has its best candidate twice
+    given = np.where(known[:, None, None], batch.rotation, rotation[:, 0])
+    beside = np.where(known[:, None], centre, shift[:, 0])
+    return (
+        np.concatenate([given[:, None], rotation], axis=1),
+        np.concatenate([beside[:, None], shift], axis=1),
+    )
+
+
+def _fit(evaluate: Evaluate, rotation: Float64, shift: Float64, rule: PoseRule) -> PoseFit:
+    match rule.update:
+        case "gradient":
+            return gradient_descent(evaluate, rotation, shift, steps=rule.steps)
+        case "matching":
+            return levenberg_marquardt(evaluate, rotation, shift, steps=0)
+    return levenberg_marquardt(evaluate, rotation, shift, steps=rule.steps)
+
+
+def _angles(a: Float64, b: Float64) -> Float64:
+    """Angles between rotations; the arc cosine is good enough beside degrees."""
+    cosine = (np.einsum("...ij,...ij->...", a, b) - 1) / 2
+    angles: Float64 = np.arccos(np.clip(cosine, -1, 1))
+    return angles
