@@ -4,13 +4,13 @@
     dcryo refine particles.zarr run.zarr
     dcryo refine particles.zarr run.zarr --initial other.zarr --low-pass 40 --symmetry D2
     dcryo refine particles.zarr run.zarr --initial rough.mrc --workers 4
-    dcryo export run.zarr refined.star
 
 With a starting map all rotations are searched in the first iterations, so that no poses are needed; without
 one the poses that the particles have are refined from where they are.  Half sets stay apart from the first
 iteration to the last; poses look no further than their half maps agree.  Poses of every iteration are kept in
-the run, with their uncertainty.  Interrupted, or after a worker, a scheduler or the command itself has died,
-the same command goes on where it stopped.  Results do not depend on the number of workers, to the last bit.
+the run, with their uncertainty; ``dcryo export RUN refined.star`` writes them for RELION.  Interrupted, or
+after a worker, a scheduler or the command itself has died, the same command goes on where it stopped.
+Results do not depend on the number of workers, to the last bit.
 """
 
 from __future__ import annotations
@@ -56,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Levenberg-Marquardt; gradient descent with backtracking; projection matching "
         "(default: %(default)s)",
     )  # fmt: skip
+    poses.add_argument(
+        "--soft",
+        action="store_true",
+        help="fold every image over the posterior of its pose, not at the best one",
+    )
     poses.add_argument(
         "--rounds", type=int, default=default.rounds, metavar="N",
         help="at most so many iterations of poses and map (default: %(default)s)",

@@ -57,6 +57,22 @@ def find_poses(spec: str) -> PoseSource:
     return PoseSource(run.url, int(record["iteration"]), int(record["count"]), str(record["digest"]), config)
 
 
+def given_poses(store: ParticleStore, spec: str | None, rule: str) -> PoseSource | None:
+    """The poses that are asked for instead of the store's, if they are of its particles and half sets.
+
+    Raises
+    ------
+    InputError
+        From :func:`find_poses`, :func:`check_source` and :func:`check_halves`.
+    """
+    if spec is None:
+        return None
+    source = find_poses(spec)
+    check_source(source, store)
+    check_halves(source, rule)
+    return source
+
+
 def posed_particles(store: ParticleStore, source: PoseSource | None, start: int, stop: int) -> Particles:
     """Rows ``start`` to ``stop`` of a store with the poses of ``source``, by default its own."""
     particles = store.particles(start, stop)

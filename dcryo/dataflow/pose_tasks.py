@@ -42,6 +42,7 @@ from dcryo.operators.pose_search import PoseSearch
 from dcryo.operators.poses import PoseModel
 from dcryo.operators.projector import to_lattice
 from dcryo.operators.views import Radial, make_views
+from dcryo.solvers.pose_fit import posterior_points
 
 if TYPE_CHECKING:
     from dcryo.methods.progress import Progress
@@ -115,19 +116,27 @@ def _refine(
             fold.n, radial, accuracy=fold.accuracy, symmetry=group if len(group) > 1 else None,
             threads=fold.threads,
         )  # fmt: skip
+        share = 1
         for particles, images in batches:
-            new, columns = update(particles, images)
+            posed, columns = update(particles, images)
             if task.of.rule is None:
-                check_poses(poses, new)
-            accumulator.add(images, make_views(new, store.pixel_size, fold.scale))
+                check_poses(poses, posed[0])
+            share = len(posed)
+            part = images if share == 1 else images / np.float32(share)
+            for new in posed:
+                views = make_views(new, store.pixel_size, fold.scale)
+                accumulator.add(part, replace(views, measure=views.measure / share))
             windows.append(columns)
             progress.advance(len(images))
     columns = {name: np.concatenate([w[name] for w in windows]) for name in windows[0]}
     equations = accumulator.finish()
+    # every image was added ``share`` times, a share of it each: the energy is quadratic
+    equations = replace(equations, energy=equations.energy * share, count=equations.count // share)
     return equations, columns, time.perf_counter() - began - batches.waited, batches.waited
 
 
-Update = Callable[[Particles, Float32], tuple[Particles, Columns]]
+Update = Callable[[Particles, Float32], tuple[list[Particles], Columns]]
+"""What gives a batch its poses: the particles at those they are folded at, and the columns of the run."""
 
 
 def _updater(task: PoseTask, radial: Radial, store: ParticleStore) -> Update:
@@ -146,7 +155,7 @@ def _updater(task: PoseTask, radial: Radial, store: ParticleStore) -> Update:
         search = PoseSearch(model, grid, rule.search.radius, rule.search.spacing, fold.threads)
     frame = dict(task.of.frames).get(task.slice.half)
 
-    def update(particles: Particles, images: Float32) -> tuple[Particles, Columns]:
+    def update(particles: Particles, images: Float32) -> tuple[list[Particles], Columns]:
         pixel = np.array([o.pixel_size for o in particles.optics])[np.asarray(particles.optics_group)]
         before = quaternion_to_matrix(particles.rotation)
         moved = np.asarray(particles.shift, np.float64) / pixel[:, None]
@@ -156,11 +165,15 @@ def _updater(task: PoseTask, radial: Radial, store: ParticleStore) -> Update:
         views = make_views(bare, store.pixel_size, fold.scale)
         batch = Batch(to_lattice(images, fold.n, fold.threads), views, radial, store.box, before, moved)
         new = update_poses(model, search, batch, rule)
-        rotation, shift = new.rotation, new.shift * pixel[:, None]
-        if frame is not None:
-            rotation, shift = frame.apply_to_poses(rotation, shift, store.pixel_size * fold.scale)
-        if len(group) > 1:
-            rotation = to_asymmetric_unit(rotation, group)
+
+        def placed(rotation: Float64, shift: Float64) -> tuple[Float64, Float64]:
+            """Poses as they are stored: in the common frame, shifts in Å, in the asymmetric unit."""
+            turned, moved = rotation, shift * pixel[:, None]
+            if frame is not None:
+                turned, moved = frame.apply_to_poses(turned, moved, store.pixel_size * fold.scale)
+            return (to_asymmetric_unit(turned, group) if len(group) > 1 else turned), moved
+
+        rotation, shift = placed(new.rotation, new.shift)
         columns = {
             "rotation": matrix_to_quaternion(rotation),
             "shift": shift,
@@ -170,15 +183,18 @@ def _updater(task: PoseTask, radial: Radial, store: ParticleStore) -> Update:
             "sigma_shift": (new.sigma_shift * pixel).astype(np.float32),
             "lost": new.lost.astype(np.uint8),
         }
-        return replace(particles, rotation=columns["rotation"], shift=columns["shift"]), columns
+        points = [(rotation, shift)]
+        if rule.soft:
+            points = [placed(*p) for p in posterior_points(new.rotation, new.shift, new.normal)]
+        return [replace(particles, rotation=matrix_to_quaternion(r), shift=t) for r, t in points], columns
 
     return update
 
 
-def _unchanged(particles: Particles, images: Float32) -> tuple[Particles, Columns]:
+def _unchanged(particles: Particles, images: Float32) -> tuple[list[Particles], Columns]:
     """The poses as they are."""
     unknown = np.full(len(particles), np.nan, np.float32)
-    return particles, {
+    return [particles], {
         "rotation": np.asarray(particles.rotation, np.float64),
         "shift": np.asarray(particles.shift, np.float64),
         "cost": unknown,

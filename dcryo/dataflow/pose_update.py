@@ -51,7 +51,8 @@ class PoseRule:
     """How the poses of one iteration are found.
 
     cutoff: Fourier pixels that count in the fit; steps: of the fit at most; update: one of ``UPDATES``;
-    matching: the grid around known poses, where that is how they are found.
+    matching: the grid around known poses, where that is how they are found; soft: images are folded over the
+    posterior of their poses, and not at the best one.
     """
 
     cutoff: float
@@ -59,6 +60,7 @@ class PoseRule:
     update: str = "lm"
     search: SearchRule | None = None
     matching: MatchingGrid | None = None
+    soft: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,14 @@ class Batch:
 class NewPoses:
     """Poses of P particles.
 
-    rotation (P, 3, 3); shift (P, 2) [pixels]; cost (P,); sigma_rotation, sigma_shift (P,) standard deviations
+    rotation (P, 3, 3); shift (P, 2) [pixels]; normal (P, 5, 5) the Gauss-Newton matrix; cost (P,);
+    sigma_rotation, sigma_shift (P,) standard deviations
     [rad, pixels]; lost (P,).
     """
 
     rotation: Float64
     shift: Float64
+    normal: Float64
     cost: Float64
     sigma_rotation: Float64
     sigma_shift: Float64
@@ -130,8 +134,9 @@ def update_poses(model: PoseModel, search: PoseSearch | None, batch: Batch, rule
     rival = others.max(axis=1)
     lost = (turns > LOST_SIGMA) | (rival / (1 + rival) >= LOST_SHARE)
     return NewPoses(
-        best, fit.shift[chosen], fit.cost[chosen], np.minimum(turns, OPEN), np.minimum(moves, batch.box), lost
-    )
+        best, fit.shift[chosen], fit.normal[chosen], fit.cost[chosen], np.minimum(turns, OPEN),
+        np.minimum(moves, batch.box), lost,
+    )  # fmt: skip
 
 
 def _with_candidates(search: PoseSearch, batch: Batch, rule: SearchRule) -> tuple[Float64, Float64]:
@@ -143,7 +148,7 @@ def _with_candidates(search: PoseSearch, batch: Batch, rule: SearchRule) -> tupl
         batch.data, views, batch.radial, shifts, box=batch.box, count=rule.count, free_scale=rule.free_scale
     )
     rotation, shift = found.rotation, found.shift + centre[:, None]
-    known = np.isfinite(batch.rotation).all(axis=(1, 2))
+    known: NDArray[np.bool_] = np.asarray(np.isfinite(batch.rotation).all(axis=(1, 2)))
     if not known.any():
         return rotation, shift
     # a particle without a pose has its best candidate twice

@@ -18,8 +18,8 @@ SOURCE = "Figure 4.10: PTCH1, 500 views; pictures, no numbers"
 
 TAKES_MAP = True
 
-COLUMNS = 6
-"""Maps in a row of the picture."""
+COLUMNS = 8
+"""Maps in a row of the picture, at most."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,9 @@ def draw(numbers: Mapping[str, Any], path: Path) -> None:
     titles = [f"{'start' if k == 0 else k}   {1 / r:.1f} Å" for k, r in enumerate(numbers["r_c"])]
     panels = [*zip([*numbers["sections"], numbers["truth"]], [*titles, "truth"], strict=True)]
     rows = math.ceil(len(panels) / COLUMNS)
-    figure = new_figure(10.0, 1.85 * rows)
-    for axes in (grid := figure.subplots(rows, COLUMNS, squeeze=False)).flat:
+    columns = math.ceil(len(panels) / rows)
+    figure = new_figure(10.0, rows * (10.0 / columns + 0.2))
+    for axes in (grid := figure.subplots(rows, columns, squeeze=False)).flat:
         axes.set_axis_off()
     for axes, (image, title) in zip(grid.flat, panels, strict=False):
         show_section(axes, image, numbers["field_A"])

@@ -43,7 +43,7 @@ SCRATCH = "scratch"
 KINDS = {"particles": "particle store", "run": "run"}
 """What the kinds are called in messages."""
 
-MAKERS = {"particles": "dcryo ingest", "run": "dcryo reconstruct"}
+MAKERS = {"particles": "dcryo ingest", "run": "dcryo reconstruct or dcryo refine"}
 """The commands that make them."""
 
 log = logging.getLogger(__name__)

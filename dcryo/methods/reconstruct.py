@@ -32,7 +32,7 @@ from dcryo.dataflow.plan import (
     partials_at_once,
     slice_particles,
 )
-from dcryo.dataflow.pose_source import PoseSource, check_all_poses, check_halves, check_source, find_poses
+from dcryo.dataflow.pose_source import check_all_poses, given_poses
 from dcryo.errors import InputError
 from dcryo.geometry.symmetry import point_group
 from dcryo.io.location import is_remote, join, normalise
@@ -173,7 +173,7 @@ def reconstruct(
     store = open_particles(particles)
     capacity = executor.capacity()
     chosen = make_plan(store, config, capacity.tasks)
-    poses = _find_poses(store, config)
+    poses = given_poses(store, config.poses, config.halves)
     # the iteration that was found: the run may have another last one when a task looks
     config = replace(config, poses=None if poses is None else poses.url)
     check_all_poses(store, poses)
@@ -258,16 +258,6 @@ def _check_gpus(chosen: Plan, accuracy: str, device: str, tasks: int) -> None:
     sharing = math.ceil(tasks / len(visible_gpus()))
     check_device(device, device_bytes(chosen.n, chosen.box, batch, accuracy), sharing)
     check_device(device, chosen.solve_memory)
-
-
-def _find_poses(store: ParticleStore, config: ReconstructConfig) -> PoseSource | None:
-    """The poses that are asked for instead of the store's, if they are of its particles."""
-    if config.poses is None:
-        return None
-    poses = find_poses(config.poses)
-    check_source(poses, store)
-    check_halves(poses, config.halves)
-    return poses
 
 
 def make_fold(

@@ -23,14 +23,7 @@ from dcryo.dataflow.accumulate import Handle, peak_rss, run_plan
 from dcryo.dataflow.commits import Commits
 from dcryo.dataflow.executor import Executor, SerialExecutor, Task
 from dcryo.dataflow.plan import Plan, check_resources
-from dcryo.dataflow.pose_source import (
-    PoseSource,
-    check_all_poses,
-    check_halves,
-    check_source,
-    find_poses,
-    posed_particles,
-)
+from dcryo.dataflow.pose_source import PoseSource, check_all_poses, given_poses, posed_particles
 from dcryo.dataflow.pose_tasks import PosePass, PoseTask, gather_poses, refine_slice
 from dcryo.dataflow.pose_update import PoseRule, SearchRule
 from dcryo.errors import InputError
@@ -95,7 +88,7 @@ JUMPED = 0.02
 MAX_SHIFT = 0.06
 """Reach of a search in shifts, in boxes."""
 
-SETTLED = 0.1
+SETTLED = 0.2
 """Poses have settled when they turn by less than this share of their standard deviation."""
 
 
@@ -160,7 +153,7 @@ def refine(
     executor = executor or SerialExecutor()
     store = open_particles(particles)
     capacity = executor.capacity()
-    source = _given_poses(store, config)
+    source = given_poses(store, config.poses, config.halves)
     config = replace(config, poses=None if source is None else source.url)
     final = make_plan(store, config, capacity.tasks)
     if set(final.roots) != {1, 2}:
@@ -193,15 +186,6 @@ def refine(
     return _Refinement(
         store, out, config, source, start, final, executor, progress, threads, capacity.threads
     ).run()
-
-
-def _given_poses(store: ParticleStore, config: RefineConfig) -> PoseSource | None:
-    if config.poses is None:
-        return None
-    poses = find_poses(config.poses)
-    check_source(poses, store)
-    check_halves(poses, config.halves)
-    return poses
 
 
 def _start_map(store: ParticleStore, config: RefineConfig, progress: Progress) -> StartMap | None:
@@ -257,6 +241,9 @@ class _Refinement:
 
     def _begin(self) -> None:
         """The poses that the refinement begins with, and the starting map."""
+        if not self.states.keys():
+            # what is left of a run whose scratch was cleaned
+            self.out.keep_poses(0)
         if 0 not in self.out.pose_iterations():
             with self.out.create_poses(0, self.store.count) as writer:
                 for first in range(0, self.store.count, ROWS):
@@ -294,7 +281,7 @@ class _Refinement:
         radius = min(cutoff, SEARCH_RADIUS)
         if not search:
             grid = self._grid(cutoff) if self.config.update == "matching" else None
-            return PoseRule(cutoff, STEPS, self.config.update, matching=grid)
+            return PoseRule(cutoff, STEPS, self.config.update, matching=grid, soft=self.config.soft)
         reach = self.config.max_shift
         rule = SearchRule(
             spacing=min(WIDEST, SPACING / radius),
@@ -304,7 +291,7 @@ class _Refinement:
             count=CANDIDATES,
             free_scale=number == 0,
         )
-        return PoseRule(cutoff, SEARCH_STEPS, self.config.update, rule)
+        return PoseRule(cutoff, SEARCH_STEPS, self.config.update, rule, soft=self.config.soft)
 
     def _grid(self, cutoff: float) -> MatchingGrid:
         """The grid of projection matching: half of the last one, as fine as ``cutoff`` can tell."""
@@ -372,7 +359,8 @@ class _Refinement:
                 gather_poses(self.out, number, plan, of, {"cutoff": _cutoff(step)})
             task = RoundTask(
                 replace(of, fold=replace(fold, threads=self.threads)), plan, self.config, number,
-                self.store.pixel_size, self.store.box, key, _state(number - 1) if self.rounds else None,
+                self.store.pixel_size, self.store.box, self.final.n, key,
+                _state(number - 1) if self.rounds else None,
             )  # fmt: skip
             with self.clock.stage("maps"):
                 found = self._here_or_there("round", task)

@@ -35,6 +35,8 @@ class RefineConfig(ReconstructConfig):
     update : {"lm", "gradient", "matching"}
         How poses are refined: Levenberg-Marquardt; gradient descent with backtracking (the thesis' Algorithm
         5); or projection matching, the best of ever finer grids.
+    soft : bool
+        Fold every image over the posterior of its pose instead of at the best one: ten times the folding.
     rounds : int
         At most so many iterations of poses and map.
     limit : float, optional
@@ -47,6 +49,7 @@ class RefineConfig(ReconstructConfig):
     search: Literal["auto", "global", "local"] = "auto"
     max_shift: float | None = None
     update: Literal["lm", "gradient", "matching"] = "lm"
+    soft: bool = False
     rounds: int = 25
     limit: float | None = None
 

@@ -186,7 +186,7 @@ def resample(volume: Float32, box: int, scale: float = 1.0) -> Float32:
 def _check_filter(box: int, pixel_size: float, low_pass: float, mask_diameter: float | None) -> None:
     if not 2 * pixel_size <= low_pass <= box * pixel_size:
         raise InputError(
-            f"--initial-low-pass {low_pass:g} Å: give between {2 * pixel_size:g} Å, two pixels, and "
+            f"--low-pass {low_pass:g} Å: give between {2 * pixel_size:g} Å, two pixels, and "
             f"{box * pixel_size:g} Å, the box"
         )
     if mask_diameter is not None and not 0 < mask_diameter < math.inf:

@@ -183,7 +183,7 @@ def register(
         Fourier voxels: the maps are compared up to there.  By default a quarter of the box, at most 40.
     start : Registration, optional
         Where the local registration begins; by default the maps as they are.  From coarse to fine it finds
-        turns of some degrees and translations of a few voxels.
+        turns of up to some 20 degrees and translations of a few voxels.
     search : bool
         Try all rotations and translations instead.
     hand : bool

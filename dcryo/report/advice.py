@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Table = Mapping[str, NDArray[Any]]
+from dcryo.dataflow.pose_update import LOST_SIGMA
+from dcryo.report.course import Course
 
-THIN_COVERAGE = 0.3
-"""A Fourier direction with less than this share of an even coverage is worth a warning."""
+Table = Mapping[str, NDArray[Any]]
 
 TIGHT_MASK = 0.143
 """A phase-randomised FSC above the resolution's own threshold, at that resolution, is the mask speaking."""
+
+MANY_LOST = 0.05
+"""A larger share of lost particles is worth a look before anything else."""
 
 
 def next_steps(
@@ -25,7 +29,8 @@ def next_steps(
     config: Mapping[str, Any],
     fsc: Table | None,
     weights: Table | None,
-    coverage: float | None,
+    orientation: str | None,
+    refinement: Sequence[str] = (),
 ) -> list[str]:
     """Sentences in plain words; commands stand between backquotes.
 
@@ -39,8 +44,10 @@ def next_steps(
         The attributes of the run of those names.
     fsc, weights
         The tables of those names, None where the run has none.
-    coverage
-        Lowest relative coverage of a Fourier direction (1 = even), None if unknown.
+    orientation
+        The warning of a preferred orientation, None where there is none.
+    refinement
+        What `refinement_steps` finds.
     """
     steps = []
     resolution = result.get("resolution_0143_A")
@@ -51,12 +58,9 @@ def next_steps(
         )
     else:
         steps += _resolution_steps(float(resolution), pixel_size, config, fsc)
-    if coverage is not None and coverage < THIN_COVERAGE:
-        steps.append(
-            f"Preferred orientation: the thinnest Fourier direction holds {100 * coverage:.0f} % of what "
-            "evenly spread views would give, so the map is stretched along it. Tilted data or other grids "
-            "help; more of the same particles do not."
-        )
+    steps += refinement
+    if orientation is not None:
+        steps.append(orientation)
     if weights is not None and _at_the_end(weights, result.get("weight")):
         steps.append(
             "Cross-validation chose the first or last weight it tried. Try one beyond with `--weight` and "
@@ -66,6 +70,63 @@ def next_steps(
         f"To look at the map: `dcryo export {quote(run)} map.mrc`, then open map.mrc in ChimeraX. Density "
         "that appears in only one of the half maps below is noise, however sharp it looks."
     )
+    return steps
+
+
+def refinement_steps(course: Course, config: Mapping[str, Any], complete: bool) -> list[str]:
+    """Sentences on how a refinement ended, or that it has not."""
+    steps = []
+    if not complete:
+        done = f"{course.count} iteration{'' if course.count == 1 else 's'}"
+        steps.append(
+            f"This refinement is not finished; {done} of it are shown. If it does not run any more, give its "
+            "`dcryo refine` command again, and it goes on where it stopped."
+        )
+    elif course.count and course.count == config.get("rounds"):
+        steps.append(
+            f"The refinement ended with the {course.count} iterations it was allowed, not because its poses "
+            "had settled. Look below whether they still turn, and refine into a new run with more `--rounds`."
+        )
+    poses = course.poses
+    if poses is not None and poses.lost > MANY_LOST * poses.count:
+        steps.append(
+            f"{poses.lost:,} particles ({100 * poses.lost / poses.count:.0f} %) are lost: leave them out, as "
+            "said below, or find out what they are."
+        )
+    return steps
+
+
+def lost_particles(course: Course, run: str) -> list[str]:
+    """Sentences on the particles without a sure pose: how many, what that means, what to do with them."""
+    poses = course.poses
+    if poses is None or not poses.iteration:
+        return []
+    limit = f"{math.degrees(LOST_SIGMA):.0f}°"
+    search = course.last_search
+    before = int(course.column("lost")[search - 1]) if search is not None else 0
+    steps = []
+    if poses.lost:
+        steps += [
+            f"{poses.lost:,} of {poses.count:,} particles ({100 * poses.lost / poses.count:.2g} %) are lost: "
+            f"their rotation is known no better than {limit} (standard deviation), or another pose of their "
+            "search, at least that far away, explains the image as well. They count in the maps all the "
+            "same, at their likeliest pose, where they add noise and no detail.",
+            f"To leave them out: `dcryo export {quote(run)} refined.star` writes all particles, in the order "
+            f"of the table that they came from; lost are those where the array `poses/{poses.iteration:04d}/"
+            "lost` of the run is 1, in the order of the particle store. Remove their rows, ingest the rest "
+            "and refine that.",
+        ]
+    else:
+        steps.append(f"No particle is lost: all rotations are known better than {limit} (standard deviation).")
+    if search is not None and search < poses.iteration:
+        marked = f"; `poses/{search:04d}/lost` marks them" if before and search in course.held else ""
+        steps.append(
+            f"Other poses are only looked for in a search. After the last one, of iteration {search}, "
+            f"{before or 'no':,} particles were lost{marked}."
+            if before
+            else f"Other poses are only looked for in a search; after the last one, of iteration {search}, "
+            "none was lost."
+        )
     return steps
 
 

@@ -45,7 +45,7 @@ def viewing_density(counts: NDArray[Any], symmetry: str = "C1") -> FloatArray:
     ``counts`` (rows, columns) is the histogram of tilt in (0, pi) and rot in (-pi, pi); the views are
     copied by the point group.  Result (ROWS, COLUMNS).
     """
-    return _smooth(_symmetrised(counts, symmetry), lambda cosine: np.exp((cosine - 1) / _SPREAD**2))
+    return _smooth(symmetrised(counts, symmetry), lambda cosine: np.exp((cosine - 1) / _SPREAD**2))
 
 
 def fourier_coverage(counts: NDArray[Any], symmetry: str = "C1") -> FloatArray:
@@ -54,10 +54,10 @@ def fourier_coverage(counts: NDArray[Any], symmetry: str = "C1") -> FloatArray:
     A view along e3 informs the directions q with ``q.e3 = 0`` (within 8 degrees here).  Arguments and
     result as for `viewing_density`.  Values near 0 are a missing cone or wedge.
     """
-    return _smooth(_symmetrised(counts, symmetry), lambda cosine: np.exp(-(cosine**2) / (2 * _SPREAD**2)))
+    return _smooth(symmetrised(counts, symmetry), lambda cosine: np.exp(-(cosine**2) / (2 * _SPREAD**2)))
 
 
-def _symmetrised(counts: NDArray[Any], symmetry: str) -> FloatArray:
+def symmetrised(counts: NDArray[Any], symmetry: str) -> FloatArray:
     """Histogram (ROWS, COLUMNS) of the views after A -> A g for every g of the point group."""
     counts = np.asarray(counts, np.float64)
     rows, columns = np.nonzero(counts)

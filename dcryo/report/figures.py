@@ -1,40 +1,37 @@
-"""Pictures of a run: sections as PNG, plots as SVG that takes its colours and its font from the page.
-
-Plots are drawn in the placeholder colours of ``THEME``; `_svg` swaps them for CSS variables, so one drawing
-serves light pages, dark pages and paper.
-"""
+"""Pictures of a run: sections as PNG, plots as SVG."""
 
 from __future__ import annotations
 
 import io
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-FloatArray = NDArray[np.floating[Any]]
+from dcryo.report.svg import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    LINE,
+    ORANGE,
+    RED,
+    SOFT,
+    STYLE,
+    VIOLET,
+    new_plot,
+    resolution_axis,
+    to_svg,
+)
 
-THEME = {
-    "#100001": "--ink",
-    "#100002": "--soft",
-    "#100003": "--line",
-    "#100011": "--blue",
-    "#100012": "--orange",
-    "#100013": "--green",
-    "#100014": "--red",
-    "#100015": "--violet",
-    "#100016": "--grey",
-}
-INK, SOFT, LINE, BLUE, ORANGE, GREEN, RED, VIOLET, GREY = THEME
+FloatArray = NDArray[np.floating[Any]]
 
 SECTION_PIXELS = 256
 """Sections of larger maps are reduced to this width, which keeps the page light."""
@@ -48,56 +45,7 @@ FSC_STYLES: dict[str, tuple[str, dict[str, Any]]] = {
     "truth": ("full map against the truth", {"color": VIOLET, "linewidth": 1.6}),
     "truth_linear": ("linear map against the truth", {"color": VIOLET, "linewidth": 1, "dashes": (4, 2)}),
 }
-
-_RESOLUTION_TICKS = (
-    100,
-    50,
-    30,
-    20,
-    15,
-    12,
-    10,
-    8,
-    7,
-    6,
-    5,
-    4.5,
-    4,
-    3.5,
-    3,
-    2.7,
-    2.5,
-    2.2,
-    2,
-    1.8,
-    1.5,
-    1.2,
-    1,
-)
-
-
-def picture_style(ink: str, soft: str, line: str) -> dict[str, Any]:
-    """matplotlib's settings for fonts, spines and legends of all our pictures, in these colours."""
-    return {
-        "font.size": 9.5,
-        "text.color": ink,
-        "axes.labelcolor": ink,
-        "axes.edgecolor": soft,
-        "axes.linewidth": 0.8,
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "xtick.color": soft,
-        "ytick.color": soft,
-        "xtick.labelcolor": ink,
-        "ytick.labelcolor": ink,
-        "grid.color": line,
-        "grid.linewidth": 0.7,
-        "legend.frameon": False,
-        "legend.fontsize": 8.5,
-    }
-
-
-_STYLE: Any = picture_style(INK, SOFT, LINE) | {"svg.fonttype": "none"}
+_CYCLE = (BLUE, ORANGE, GREEN, RED, VIOLET, INK)
 
 
 def central_sections(volume: FloatArray) -> dict[str, FloatArray]:
@@ -135,10 +83,10 @@ def scale_bar(width: float) -> float:
     return next(decade * step for step in (5.0, 2.0, 1.0) if decade * step <= width / 3)
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def fsc_figure(curves: Mapping[str, FloatArray], resolution: float | None) -> str:
     """SVG of the curves of ``FSC_STYLES`` over ``curves["frequency"]`` (1/Å), ``resolution`` (Å) marked."""
-    figure, axes = _figure(6.0, 4.3)
+    figure, axes = new_plot(6.0, 4.3)
     frequency = np.asarray(curves["frequency"], np.float64)
     end = float(frequency[-1])
     for level, text in ((0.143, "0.143"), (0.5, "0.5")):
@@ -154,37 +102,57 @@ def fsc_figure(curves: Mapping[str, FloatArray], resolution: float | None) -> st
         axes.plot([1 / resolution] * 2, [-0.1, 0.143], color=BLUE, linewidth=0.8, dashes=(2, 2))
     axes.set(xlim=(0, end), ylim=(max(-0.3, min(-0.05, lowest)), 1.02))
     axes.set(xlabel="spatial frequency (1/Å)", ylabel="Fourier shell correlation")
-    _resolution_axis(axes, end)
+    resolution_axis(axes, end)
     figure.legend(loc="outside lower center", ncols=2, handlelength=2.6, columnspacing=1.6)
-    return _svg(figure, "fsc")
+    return to_svg(figure, "fsc")
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def pose_figure(density: FloatArray) -> str:
-    """SVG of a density of views (tilt, rot; 1 = even) in Mollweide's projection, which keeps areas."""
-    figure = Figure(figsize=(4.9, 3.0), layout="constrained")
-    axes = figure.add_subplot(projection="mollweide")
+    """SVG of a density of views (tilt, rot; 1 = even): both hemispheres from outside, areas true.
+
+    Lambert's azimuthal projection about each pole; the discs meet where +x looks.
+    """
+    figure = Figure(figsize=(4.9, 3.15), layout="constrained")
+    discs = figure.subplots(1, 2, subplot_kw={"projection": "polar"})
     rows, columns = density.shape
-    longitude = np.linspace(-math.pi, math.pi, columns + 1)
-    latitude = np.linspace(math.pi / 2, -math.pi / 2, rows + 1)
     top = max(2.0, float(np.ceil(density.max())))
-    mesh = axes.pcolormesh(longitude, latitude, density, cmap="cividis", vmin=0, vmax=top, rasterized=True)
-    axes.grid(True, color=LINE, linewidth=0.5, alpha=0.5)
-    axes.set_xticks(np.radians([-120, -60, 0, 60, 120]), [""] * 5)
-    axes.set_yticks(np.radians([-60, -30, 0, 30, 60]), ["150°", "120°", "tilt 90°", "60°", "30°"])
-    bar = figure.colorbar(mesh, ax=axes, orientation="horizontal", fraction=0.06, pad=0.06, aspect=30)
+    # values at the centres of bins, at the pole and on the equator, and the first column once more
+    rot = (np.arange(columns + 1) + 0.5) * (2 * math.pi / columns) - math.pi
+    tilt = np.concatenate([[0.0], (np.arange(rows // 2) + 0.5) * (math.pi / rows), [math.pi / 2]])
+    equator = density[rows // 2 - 1 : rows // 2 + 1].mean(axis=0)
+    for disc, half, turned in ((discs[0], density, 1), (discs[1], density[::-1], -1)):
+        pole = np.full(columns, half[0].mean())
+        values = np.concatenate([pole[None], half[: rows // 2], equator[None]])
+        mesh = disc.pcolormesh(
+            rot, np.sqrt(2) * np.sin(tilt / 2), np.concatenate([values, values[:, :1]], axis=1),
+            cmap="cividis", norm=PowerNorm(0.5, 0, top), shading="gouraud", rasterized=True,
+        )  # fmt: skip
+        disc.set_theta_zero_location("E" if turned == 1 else "W")
+        disc.set_theta_direction(turned)
+        disc.set_thetagrids([0, 90, 180, 270], ["+x" if turned == -1 else "", "+y", "−x", "−y"])
+        disc.tick_params(pad=-2)
+        disc.set_rgrids(np.sqrt(2) * np.sin(np.radians([15, 30])), ["", ""])
+        disc.grid(True, color=LINE, linewidth=0.5, alpha=0.6)
+        disc.spines["polar"].set_visible(False)
+        disc.set_ylim(0, 1)
+    discs[0].set_xlabel("seen along +z and to its sides")
+    discs[1].set_xlabel("seen along −z and to its sides")
+    bar = figure.colorbar(mesh, ax=discs, orientation="horizontal", fraction=0.06, pad=0.04, aspect=30)
+    bar.set_ticks([value for value in (0, 0.25, 1, 2, 4, 8, 16, 32, 64) if value <= top])
+    bar.ax.xaxis.set_major_formatter("{x:g}")
     bar.set_label("views, relative to an even spread")
     bar.outline.set_visible(False)
-    return _svg(figure, "poses")
+    return to_svg(figure, "poses")
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def objective_figure(solves: Mapping[str, tuple[FloatArray, FloatArray]]) -> str:
     """SVG of the objective of each solve, name -> (iteration, objective), above its own lowest value.
 
     Values are divided by the drop of that solve, so that solves of different data share one axis.
     """
-    figure, axes = _figure(4.9, 3.2)
+    figure, axes = new_plot(4.9, 3.2)
     colours = dict(zip(("full", "half1", "half2", "linear", "linear1", "linear2"), _CYCLE, strict=True))
     other = "search for the weight"
     for name, (iteration, objective) in solves.items():
@@ -206,17 +174,17 @@ def objective_figure(solves: Mapping[str, tuple[FloatArray, FloatArray]]) -> str
     axes.set_xlim(left=0)
     if axes.lines:
         axes.legend(loc="upper right", ncols=2, handlelength=1.4)
-    return _svg(figure, "objective")
+    return to_svg(figure, "objective")
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def cross_validation_figure(
     weight: FloatArray, misfit: FloatArray, nonnegative: NDArray[Any], chosen: float | None
 ) -> str:
     """SVG of the misfit of one half's map on the other half against the weight of the prior."""
     lowest = float(np.nanmin(misfit))
     excess = 100 * (np.asarray(misfit, np.float64) - lowest) / abs(lowest)
-    figure, axes = _figure(4.9, 3.2)
+    figure, axes = new_plot(4.9, 3.2)
     for flag, label, style in (
         (True, "nonnegative", {"color": BLUE, "marker": "o"}),
         (False, "any sign", {"color": ORANGE, "marker": "s"}),
@@ -230,51 +198,4 @@ def cross_validation_figure(
     axes.set(xlabel="weight of the prior", ylabel="misfit above the lowest (%)")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend(handlelength=1.8)
-    return _svg(figure, "weights")
-
-
-_NOT_INLINE = (
-    r"(?<=<svg)(?:[^>]*?(?= viewBox))",  # name spaces, width and height: the page decides
-    r"<defs>\s*<style.*?</style>\s*</defs>",  # it would style the whole page
-    r"(?<=<g) id=\"[^\"]*\"",  # the same in every figure, and nothing refers to them
-    r" ?font-family: [^;\"]*;?",
-)
-_CYCLE = (BLUE, ORANGE, GREEN, RED, VIOLET, INK)
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty figure in the page's style; never through pyplot, which keeps global state."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.grid(True)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _resolution_axis(axes: Axes, end: float) -> None:
-    """Ticks in Å, kept apart from each other, along the top of a plot whose x axis is 1/Å up to ``end``."""
-    ticks: list[float] = []
-    for d in _RESOLUTION_TICKS:
-        if 1 / d <= end and (not ticks or 1 / d - 1 / ticks[-1] > end / 14):
-            ticks.append(d)
-    top = axes.secondary_xaxis("top")
-    top.xaxis.set_major_locator(FixedLocator([1 / d for d in ticks]))
-    top.set_xticks([1 / d for d in ticks], [f"{d:g}" for d in ticks])
-    top.set_xlabel("resolution (Å)")
-
-
-def _svg(figure: Figure, salt: str) -> str:
-    """The figure as inline SVG: no size of its own, the page's colours and font, ids salted by ``salt``."""
-    data = io.StringIO()
-    FigureCanvasSVG(figure)
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with mpl.rc_context({"svg.hashsalt": salt}):
-        figure.savefig(data, format="svg", transparent=True, dpi=150, metadata=nothing)
-    text = data.getvalue()
-    text = text[text.index("<svg") :]
-    for pattern in _NOT_INLINE:
-        text = re.sub(pattern, "", text)
-    text = text.replace("xlink:href", "href")
-    for colour, variable in THEME.items():
-        text = text.replace(colour, f"var({variable})")
-    return text
+    return to_svg(figure, "weights")

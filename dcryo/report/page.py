@@ -133,9 +133,9 @@ def _headline(
     if result.get("nonnegative") is not None:
         facts.append(("Nonnegative", "yes" if result["nonnegative"] else "no"))
     for key, label, show in (
-        ("seconds", "Time", _duration),
-        ("bytes_read", "Read", _bytes),
-        ("peak_rss", "Peak memory", _bytes),
+        ("seconds", "Time", show_duration),
+        ("bytes_read", "Read", show_bytes),
+        ("peak_rss", "Peak memory", show_bytes),
     ):
         value = result.get(key, attributes.get(key))
         if value is not None:
@@ -145,7 +145,7 @@ def _headline(
 
 
 def _next(steps: Iterable[str]) -> str:
-    items = "".join(f"<li>{_code(step)}</li>" for step in steps)
+    items = "".join(f"<li>{sentence_html(step)}</li>" for step in steps)
     return f"<section class='next'><strong>What to do next</strong><ul>{items}</ul></section>"
 
 
@@ -173,7 +173,7 @@ def _maps(run: RunStore, full: figures.FloatArray, pixel_size: float) -> str:
         f"{shared[1]:.3g} (percentiles 1 and 99.8 of the full map) for the full map and its halves alike; "
         "the linear map has its own range."
     )
-    return _section("Maps", _figure(f"<div class='sections'>{''.join(cells)}</div>", caption))
+    return section("Maps", figure(f"<div class='sections'>{''.join(cells)}</div>", caption))
 
 
 def _resolution(fsc: Table | None, result: Mapping[str, Any]) -> str:
@@ -188,7 +188,7 @@ def _resolution(fsc: Table | None, result: Mapping[str, Any]) -> str:
     if "truth" in fsc:
         caption += " The truth is known for this simulated set: the violet curves compare with it directly."
     svg = figures.fsc_figure(fsc, result.get("resolution_0143_A"))
-    return _section("Resolution", _figure(svg, caption, "wide"))
+    return section("Resolution", figure(svg, caption, "wide"))
 
 
 def _poses(poses: Table | None, symmetry: str, coverage: float | None) -> str:
@@ -202,7 +202,7 @@ def _poses(poses: Table | None, symmetry: str, coverage: float | None) -> str:
         "spread views would give."
     )
     svg = figures.pose_figure(viewing_density(poses["counts"], symmetry))
-    return _section("Orientations", _figure(svg, caption, "medium"))
+    return section("Orientations", figure(svg, caption, "medium"))
 
 
 def _optimisation(
@@ -223,7 +223,7 @@ def _optimisation(
             "straight fall is steady convergence; the dive at the end is each curve meeting its own lowest "
             "value."
         )
-        parts.append(_figure(figures.objective_figure(solves), caption))
+        parts.append(figure(figures.objective_figure(solves), caption))
     if weights is not None and len(weights["weight"]):
         svg = figures.cross_validation_figure(
             weights["weight"], weights["cross_validation"], weights["nonnegative"], result.get("weight")
@@ -232,8 +232,8 @@ def _optimisation(
             "How badly the map of one half set explains the images of the other. The weight with the lowest "
             "misfit is used for all maps."
         )
-        parts.append(_figure(svg, caption))
-    return _section("Optimisation", f"<div class='pair'>{''.join(parts)}</div>") if parts else ""
+        parts.append(figure(svg, caption))
+    return section("Optimisation", f"<div class='pair'>{''.join(parts)}</div>") if parts else ""
 
 
 def _record(attributes: Mapping[str, Any]) -> str:
@@ -241,78 +241,19 @@ def _record(attributes: Mapping[str, Any]) -> str:
     timings = {str(k): float(v) for k, v in attributes.get("timings", {}).items()}
     longest = max(timings.values(), default=0.0)
     times = "".join(
-        f"<tr><th>{escape(stage)}</th><td>{_duration(seconds)}"
+        f"<tr><th>{escape(stage)}</th><td>{show_duration(seconds)}"
         f"<span class='share' style='width:{45 * seconds / longest if longest else 0:.1f}%'></span></td></tr>"
         for stage, seconds in timings.items()
     )
-    tables = [("Settings", _rows(attributes.get("config", {})))]
-    tables += [("Time by stage", times), ("Versions", _rows(attributes.get("versions", {})))]
+    tables = [("Settings", setting_rows(attributes.get("config", {})))]
+    tables += [("Time by stage", times), ("Versions", setting_rows(attributes.get("versions", {})))]
     tables += [
-        ("Plan", _rows(attributes.get("plan", {}))),
-        ("Provenance", _rows(attributes.get("provenance", {}))),
+        ("Plan", setting_rows(attributes.get("plan", {}))),
+        ("Provenance", setting_rows(attributes.get("provenance", {}))),
     ]
     shown = "".join(f"<div><h3>{title}</h3><table>{rows}</table></div>" for title, rows in tables if rows)
-    return _section("Record", f"<div class='pair'>{shown}</div>")
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{title}</h2>{content}</section>"
-
-
-def _figure(content: str, caption: str, kind: str = "") -> str:
-    return f"<figure class='{kind}'>{content}<figcaption>{caption}</figcaption></figure>"
+    return section("Record", f"<div class='pair'>{shown}</div>")
 
 
 def _table(run: RunStore, name: str) -> Table | None:
     return run.table(name) if name in run.tables() else None
-
-
-def _rows(values: Any) -> str:
-    if not isinstance(values, Mapping):
-        values = {"": values}
-    return "".join(
-        f"<tr><th>{escape(key.replace('_', ' '))}</th><td>{escape(_value(key, value))}</td></tr>"
-        for key, value in _flat(values)
-    )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Pairs of a nested mapping, the inner keys behind the outer ones."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key} · ")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _value(key: str, value: Any) -> str:
-    """A setting as text; counts of bytes, known by their key, in kB, MB, GB."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (int, float)) and key.endswith("bytes"):
-        return _bytes(value)
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, (list, tuple)):
-        shown = ", ".join(_value(key, item) for item in value[:_SHOWN_ITEMS])
-        return shown if len(value) <= _SHOWN_ITEMS else f"{shown} … ({len(value):,} in all)"
-    return str(value)
-
-
-def _bytes(count: float) -> str:
-    power = min(int(math.log(count, 1000)), 5) if count >= 1000 else 0
-    return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB', 'PB')[power]}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _code(sentence: str) -> str:
-    """HTML of a sentence whose commands stand between backquotes."""
-    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(sentence))

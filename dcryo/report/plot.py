@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from dcryo.report.figures import picture_style, section_png
+from dcryo.report.figures import section_png
+from dcryo.report.svg import picture_style
 
 INK, SOFT, LINE = "#1b2530", "#5c6b7a", "#dfe4ea"
 BLUE, ORANGE, GREEN, RED, VIOLET, GREY = "#2463ae", "#d2691e", "#2b8a5b", "#c0392b", "#7b4fb0", "#98a2ad"

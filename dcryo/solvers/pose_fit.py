@@ -7,6 +7,7 @@ evaluated again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -144,6 +145,26 @@ def _promised(normal: Float64, gradient: Float64, step: Float64) -> Float64:
     curved: Any = np.einsum("pi,pij,pj->p", step, normal, step)
     fall: Float64 = -np.einsum("pi,pi->p", gradient, step) - 0.5 * curved
     return fall
+
+
+def posterior_points(
+    rotation: Float64, shift: Float64, normal: Float64, turn: float = 0.35, distance: float = 2.0
+) -> list[tuple[Float64, Float64]]:
+    """Ten poses of each particle that stand for its posterior, all of one weight.
+
+    With exp(-cost) the likelihood and ``normal`` its curvature, the posterior of the five numbers is a
+    Gaussian of the covariance ``normal``^-1 (Laplace); the points +-sqrt(5) times the columns of its Cholesky
+    factor have its mean and its covariance (spherical cubature, Arasaratnam and Haykin 2009, IEEE TAC
+    54:1254).  A particle whose pose the data leave open keeps the one it has; no point is farther away than
+    ``turn`` rad and ``distance`` pixels.
+    """
+    eigenvalues, vectors = np.linalg.eigh(normal)
+    open_ = ~(eigenvalues[:, 0] > 1e-12 * np.maximum(eigenvalues[:, -1], 1e-300))
+    root = vectors / np.sqrt(np.where(open_[:, None], 1, eigenvalues))[:, None, :]
+    root[open_] = 0
+    numbers = normal.shape[1]
+    steps = [sign * math.sqrt(numbers) * root[:, :, i] for i in range(numbers) for sign in (1, -1)]
+    return [move(rotation, shift, shortened(step, turn, distance)) for step in steps]
 
 
 def uncertainty(normal: Float64) -> tuple[Float64, Float64]:

@@ -66,10 +66,12 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ([], "give an experiment and a folder, as figure-4.1 figures/, or --list"),
         (["figure-4.1"], "give an experiment and a folder"),
-        (["figure-4.7", "out"], "there is no experiment 'figure-4.7'; give one of table-4.1"),
+        (["figure-4.17", "out"], "there is no experiment 'figure-4.17'; give one of table-4.1"),
         (["T4.1", "out", "--seed", "-1"], "--seed -1"),
         (["T4.1", "out", "--atoms", "model.pdb"], "no specimen that atoms could replace"),
         (["figure-4.1", "out", "--atoms", "model.pdb"], "model.pdb"),
+        (["T4.1", "out", "--map", "map.mrc"], "no specimen that a map could replace"),
+        (["figure-4.8", "out", "--map", "map.mrc"], "map.mrc"),
         (["T4.1", "there"], "there/table-4.1.json exists already"),
         (["T4.1", "there/table-4.1.json"], "is a file; give the name of a folder"),
     ],

@@ -161,6 +161,8 @@ def test_bad_settings_are_refused_before_anything_is_made(fake: Fake, tmp_path: 
         reproduce("9.9", tmp_path / "new", seed=-1)
     with pytest.raises(InputError, match=r"figure-9\.9 has no specimen .*--atoms"):
         reproduce("9.9", tmp_path / "new", atoms="model.pdb")
+    with pytest.raises(InputError, match=r"figure-9\.9 has no specimen .*--map"):
+        reproduce("9.9", tmp_path / "new", map="map.mrc")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file is a file; give the name of a folder"):
         reproduce("9.9", tmp_path / "file")
@@ -168,7 +170,9 @@ def test_bad_settings_are_refused_before_anything_is_made(fake: Fake, tmp_path: 
     assert not fake.settings
 
 
-def test_atoms_reach_an_experiment_that_takes_them(fake: Fake, tmp_path: Path) -> None:
-    fake.TAKES_ATOMS = True  # type: ignore[attr-defined]
-    reproduce("9.9", tmp_path, atoms="model.pdb")
-    assert fake.settings[0].atoms == "model.pdb"
+@pytest.mark.parametrize("what", ["atoms", "map"])
+def test_atoms_or_a_map_reach_an_experiment_that_takes_them(fake: Fake, tmp_path: Path, what: str) -> None:
+    setattr(fake, f"TAKES_{what.upper()}", True)
+    made = reproduce("9.9", tmp_path, **{what: "file"})  # type: ignore[arg-type]
+    assert getattr(fake.settings[0], what) == "file"
+    assert json.loads(made.json.read_text("utf-8"))[what] == "file"

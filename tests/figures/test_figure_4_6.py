@@ -19,7 +19,9 @@ from dcryo.figures.joint_ways import ANGLE_BINS, OURS, PEER, SHIFT_BINS, UNREFIN
 
 CASE = Case("cloud", "cloud:1", 20, 80, 6.0, 6.0, 1.0, 0.6, 0.02)
 TINY: dict[ModuleType, Any] = {
-    figure_4_6: replace(figure_4_6.SMALL, cases=(CASE, replace(CASE, name="other", phantom="cloud:2"))),
+    figure_4_6: replace(
+        figure_4_6.SMALL, cases=(CASE, replace(CASE, name="other", phantom="cloud:2")), most_unrefined=0.8
+    ),
     figure_4_8: replace(figure_4_8.SMALL, case=CASE, trials=2),
     figure_4_10: figure_4_10.Parameters(CASE, 1.5),
     figure_4_12: figure_4_12.Parameters(replace(CASE, euler_error=None, ctf=True, snr_definition="variance")),

@@ -314,6 +314,8 @@ def test_a_run_as_a_tree(run: RunStore) -> None:
 
 
 def test_open_without_dask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dask.base  # noqa: F401  (xarray may remember that dask is there, and then imports this much of it)
+
     particles(tmp_path / "p.zarr")
     monkeypatch.setitem(sys.modules, "dask", None)
     monkeypatch.setattr("dcryo.io.datasets.find_spec", lambda name: None)

@@ -14,7 +14,9 @@ from scipy.spatial.transform import Rotation
 from dcryo.errors import InputError
 from dcryo.io.particle_store import ParticleStore, create_particles, open_particles
 from dcryo.io.run_store import RunStore, create_run
+from dcryo.methods.clean import clean
 from dcryo.methods.reconstruct import ReconstructConfig, reconstruct
+from dcryo.methods.refine import RefineConfig, refine
 from dcryo.methods.simulate import SimulateConfig, simulate
 
 QUICK = ReconstructConfig(weight=0.7, nonnegative=True, slice_size=16)
@@ -144,3 +146,16 @@ def test_a_store_without_poses_is_enough(true: ParticleStore, tmp_path: Path) ->
     out = reconstruct(bare.url, str(tmp_path / "out.zarr"), replace(QUICK, poses=run.url))
     wanted = reconstruct(true.url, str(tmp_path / "true.zarr"), QUICK)
     np.testing.assert_array_equal(out.volume("full")[0], wanted.volume("full")[0])
+
+
+def test_the_last_poses_of_a_refinement_give_its_maps(true: ParticleStore, tmp_path: Path) -> None:
+    refinement = refine(
+        true.url, str(tmp_path / "r.zarr"), RefineConfig(weight=0.7, nonnegative=True, rounds=2)
+    )
+    config = ReconstructConfig(weight=0.7, nonnegative=True, poses=refinement.url)
+    assert_same_maps(reconstruct(true.url, str(tmp_path / "q.zarr"), config), refinement)
+    clean(refinement.url)
+    again = reconstruct(true.url, str(tmp_path / "again.zarr"), config)
+    assert_same_maps(again, refinement)
+    with pytest.raises(InputError, match="has no poses of iteration 0; it has: 2"):
+        reconstruct(true.url, str(tmp_path / "0.zarr"), replace(config, poses=f"{refinement.url}@0"))

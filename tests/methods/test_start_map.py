@@ -166,6 +166,8 @@ def test_zeros_of_a_form_factor_are_no_end_of_the_signal() -> None:
     radius = np.sqrt(x[:, None, None] ** 2 + x[:, None] ** 2 + x**2)
     edge = np.clip(24.5 - radius, 0, 1) - np.clip(16.5 - radius, 0, 1)
     assert signal_band(edge) == n // 2 - 1
+    hole = filtered(edge, lambda q: np.where(np.abs(q - 9.5) < 1, 0.0, 1.0))  # shells 9 and 10
+    assert signal_band(hole) == n // 2 - 1
     cut = filtered(edge, lambda q: np.where(q <= 14, 1.0, 0.0))
     assert signal_band(cut) == 14
 
@@ -183,9 +185,9 @@ def test_maps_that_cannot_be_a_start_are_refused(tmp_path: Path) -> None:
     good = drawn(BOX, PIXEL)
     refused(tmp_path, np.ones((BOX,) * 3), PIXEL, "constant")
     refused(tmp_path, good[:6, :6, :6], PIXEL, "cube of 8")
-    refused(tmp_path, good, PIXEL, "--initial-low-pass", low_pass=4.0)
-    refused(tmp_path, good, PIXEL, "--initial-low-pass", low_pass=101.0)
-    refused(tmp_path, good, PIXEL, "--initial-low-pass", low_pass=float("nan"))
+    refused(tmp_path, good, PIXEL, "--low-pass", low_pass=4.0)
+    refused(tmp_path, good, PIXEL, "--low-pass", low_pass=101.0)
+    refused(tmp_path, good, PIXEL, "--low-pass", low_pass=float("nan"))
     refused(tmp_path, good, PIXEL, "--mask-diameter", mask_diameter=0.0)
     refused(tmp_path, good, 1.0, "--initial-pixel-size")
     refused(tmp_path, good, PIXEL, "--initial-pixel-size", initial_pixel_size=-1.0)

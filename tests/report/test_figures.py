@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dcryo.report import figures
+from dcryo.report.svg import THEME
 
 FREQUENCY = np.arange(33) / 192
 CURVE = 1 / (1 + np.exp(70 * (FREQUENCY - 0.11)))
@@ -53,7 +54,7 @@ def test_drawings_take_colour_font_and_size_from_the_page(drawn: dict[str, str],
     assert "font-family" not in svg
     assert "<style" not in svg
     assert "var(--ink)" in svg
-    for placeholder in figures.THEME:
+    for placeholder in THEME:
         assert placeholder not in svg
     if name != "poses":  # the colour bar of the poses keeps the colours of its map
         assert not re.search(r"#[0-9a-f]{6}\b", re.sub(r'"#[^"]*"|url\([^)]*\)', "", svg))
