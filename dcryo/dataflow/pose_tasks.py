@@ -26,8 +26,8 @@ from dcryo.dataflow.accumulate import (
 from dcryo.dataflow.batches import read_batches
 from dcryo.dataflow.commits import Commits
 from dcryo.dataflow.plan import Plan, Slice
-from dcryo.dataflow.pose_source import check_poses, find_poses
-from dcryo.dataflow.pose_update import Batch, PoseRule, update_poses
+from dcryo.dataflow.pose_source import PoseSource, check_poses, find_poses
+from dcryo.dataflow.pose_update import Batch, PoseRule, is_settled, update_unsettled
 from dcryo.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
 from dcryo.geometry.so3 import so3_grid
 from dcryo.geometry.symmetry import point_group
@@ -117,8 +117,10 @@ def _refine(
             threads=fold.threads,
         )  # fmt: skip
         share = 1
+        settled = _settled(task, poses, rows)
         for particles, images in batches:
-            posed, columns = update(particles, images)
+            seen = sum(len(w["turn"]) for w in windows)
+            posed, columns = update(particles, images, settled[seen : seen + len(images)])
             if task.of.rule is None:
                 check_poses(poses, posed[0])
             share = len(posed)
@@ -135,7 +137,17 @@ def _refine(
     return equations, columns, time.perf_counter() - began - batches.waited, batches.waited
 
 
-Update = Callable[[Particles, Float32], tuple[list[Particles], Columns]]
+def _settled(task: PoseTask, poses: PoseSource, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Which of the rows a search leaves out."""
+    rule = task.of.rule
+    if rule is None or rule.search is None or rule.search.settled == 0:
+        return np.zeros(len(rows), np.bool_)
+    before = RunStore(poses.run).poses(poses.iteration, ("turn", "lost"), int(rows[0]), int(rows[-1]) + 1)
+    chosen: NDArray[np.bool_] = is_settled(before, rule.search)[rows - rows[0]]
+    return chosen
+
+
+Update = Callable[[Particles, Float32, NDArray[np.bool_]], tuple[list[Particles], Columns]]
 """What gives a batch its poses: the particles at those they are folded at, and the columns of the run."""
 
 
@@ -155,7 +167,9 @@ def _updater(task: PoseTask, radial: Radial, store: ParticleStore) -> Update:
         search = PoseSearch(model, grid, rule.search.radius, rule.search.spacing, fold.threads)
     frame = dict(task.of.frames).get(task.slice.half)
 
-    def update(particles: Particles, images: Float32) -> tuple[list[Particles], Columns]:
+    def update(
+        particles: Particles, images: Float32, settled: NDArray[np.bool_]
+    ) -> tuple[list[Particles], Columns]:
         pixel = np.array([o.pixel_size for o in particles.optics])[np.asarray(particles.optics_group)]
         before = quaternion_to_matrix(particles.rotation)
         moved = np.asarray(particles.shift, np.float64) / pixel[:, None]
@@ -164,7 +178,7 @@ def _updater(task: PoseTask, radial: Radial, store: ParticleStore) -> Update:
         )
         views = make_views(bare, store.pixel_size, fold.scale)
         batch = Batch(to_lattice(images, fold.n, fold.threads), views, radial, store.box, before, moved)
-        new = update_poses(model, search, batch, rule)
+        new = update_unsettled(model, search, batch, rule, settled)
 
         def placed(rotation: Float64, shift: Float64) -> tuple[Float64, Float64]:
             """Poses as they are stored: in the common frame, shifts in Å, in the asymmetric unit."""
@@ -191,7 +205,9 @@ def _updater(task: PoseTask, radial: Radial, store: ParticleStore) -> Update:
     return update
 
 
-def _unchanged(particles: Particles, images: Float32) -> tuple[list[Particles], Columns]:
+def _unchanged(
+    particles: Particles, images: Float32, settled: NDArray[np.bool_]
+) -> tuple[list[Particles], Columns]:
     """The poses as they are."""
     unknown = np.full(len(particles), np.nan, np.float32)
     return [particles], {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +37,8 @@ class SearchRule:
     """A search over all rotations, and shifts around the known ones.
 
     spacing: of the rotations, rad; radius: Fourier pixels that are compared; distance, step: of the shifts,
-    pixels; count: candidates that are fitted; free_scale: the reference is known up to a factor.
+    pixels; count: candidates that are fitted; free_scale: the reference is known up to a factor; settled: a
+    particle that turned by less than this in the iteration before, in rad, and is not lost, is not searched.
     """
 
     spacing: float
@@ -44,6 +47,7 @@ class SearchRule:
     step: float
     count: int
     free_scale: bool = False
+    settled: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,13 @@ class Batch:
     rotation: Float64
     shift: Float64
 
+    def take(self, index: NDArray[np.bool_]) -> Batch:
+        """Some of the particles."""
+        return replace(
+            self, data=self.data[index], views=self.views.take(index), rotation=self.rotation[index],
+            shift=self.shift[index],
+        )  # fmt: skip
+
     def evaluator(self, model: PoseModel, radius: float, image: NDArray[np.intp]) -> Evaluate:
         """Terms as a function of poses; pose i belongs to the particle ``image[i]``."""
 
@@ -105,6 +116,27 @@ class NewPoses:
     sigma_rotation: Float64
     sigma_shift: Float64
     lost: NDArray[np.bool_]
+
+
+def is_settled(before: Mapping[str, NDArray[Any]], search: SearchRule) -> NDArray[np.bool_]:
+    """Which particles a search leaves out, by ``turn`` and ``lost`` of the iteration before; (P,)."""
+    settled: NDArray[np.bool_] = (before["turn"] < search.settled) & (before["lost"] == 0)
+    return settled
+
+
+def update_unsettled(
+    model: PoseModel, search: PoseSearch | None, batch: Batch, rule: PoseRule, settled: NDArray[np.bool_]
+) -> NewPoses:
+    """:func:`update_poses`, without a search for those that are settled (P,)."""
+    found = [(~settled, search), (settled, None)]
+    parts = [(mask, update_poses(model, s, batch.take(mask), rule)) for mask, s in found if mask.any()]
+    columns = {}
+    for name in NewPoses.__dataclass_fields__:
+        first = getattr(parts[0][1], name)
+        columns[name] = np.empty((len(settled), *first.shape[1:]), first.dtype)
+        for mask, part in parts:
+            columns[name][mask] = getattr(part, name)
+    return NewPoses(**columns)
 
 
 def update_poses(model: PoseModel, search: PoseSearch | None, batch: Batch, rule: PoseRule) -> NewPoses:

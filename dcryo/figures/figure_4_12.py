@@ -7,7 +7,7 @@ low-passed map and no orientations at all, which is the harder one for poses.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,7 @@ class Parameters:
 
 HARD = Case("HJC", "protein:1", 124, 20_000, 2.0, -14.2, 3.0, None, 1 / 30, "variance", ctf=True)
 
-# The same dose on fewer pixels would be -4.4 dB each, where voxels limit the map and not noise; at -14.2 dB a
-# view holds a tenth of the signal, and neither programme finds its pose.
-SMALL = Parameters(replace(smaller(HARD, 40, 1500), snr_db=-9.0))
+SMALL = Parameters(smaller(HARD, 40, 1500))
 FULL = Parameters(HARD)
 
 

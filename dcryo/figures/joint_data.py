@@ -9,6 +9,7 @@ interpolated by splines from a finer lattice; neither is what reconstructs.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -87,8 +88,14 @@ PTCH1 = Case("PTCH1", "protein:2", 84, 500, 1.8, 3.578, 0.0, 0.7, 0.03)
 
 
 def smaller(case: Case, box: int, views: int) -> Case:
-    """A case in a box of fewer pixels over the same field of view."""
-    return replace(case, box=box, views=views, pixel_size=case.pixel_size * case.box / box)
+    """A case on fewer pixels over the same field of view, at the same dose.
+
+    Larger pixels average more noise: the signal to noise ratio of one grows as their area, and that of a view
+    up to the new Nyquist frequency is what it was.
+    """
+    factor = case.box / box
+    snr_db = case.snr_db + 20 * math.log10(factor)
+    return replace(case, box=box, views=views, pixel_size=case.pixel_size * factor, snr_db=snr_db)
 
 
 @dataclass(frozen=True)

@@ -60,14 +60,21 @@ def draw_course(axes: Axes, found: Sequence[float], ways: Mapping[str, Mapping[s
 def draw_errors(
     axes: Axes, ways: Mapping[str, Mapping[str, Any]], key: str, label: str, widest: float
 ) -> None:
-    """Histograms of the errors of angles or shifts, as fractions of the particles per bin."""
+    """Histograms of the errors of angles or shifts, as fractions of the particles per bin.
+
+    The last bin holds all that is beyond, and may leave the panel.
+    """
+    highest = 0.0
     for name, way in ways.items():
         if key not in way:
             continue
         edges, counts = np.array(way[key]["edges"]), np.array(way[key]["counts"])
+        part = counts / counts.sum()
         style = line_style(name) | {"label": f"{name}, median {way[key]['median']:.2f}"}
-        axes.stairs(counts / counts.sum(), edges, **style)
+        axes.stairs(part, edges, **style)
+        axes.set_xlim(0, edges[-1])
+        highest = max(highest, float(part[:-1].max()))
     axes.axvline(widest, color=INK, linewidth=0.9, dashes=(2, 2), label=f"median wanted, {widest:g}")
-    axes.set(xlim=(0, edges[-1]), ylim=(0, None), xlabel=label, ylabel="fraction of the particles")
+    axes.set(ylim=(0, 1.1 * highest), xlabel=label, ylabel="fraction of the particles")
     axes.grid(True)
-    axes.legend(loc="upper right")
+    axes.legend(loc="center right")

@@ -33,10 +33,10 @@ from dcryo.report.plot import encode_section
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
-ANGLE_BINS = np.linspace(0, 20, 81)
+ANGLE_BINS = np.linspace(0, 15, 31)
 """Edges of the histograms of angular errors, degrees; the last bin holds all that is beyond."""
 
-SHIFT_BINS = np.linspace(0, 3, 61)
+SHIFT_BINS = np.linspace(0, 3, 31)
 """Edges of those of the errors of shifts, pixels."""
 
 ORACLE, UNREFINED, OURS, PEER = "true poses", "unrefined", "dcryo", "RELION"

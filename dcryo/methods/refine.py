@@ -58,11 +58,11 @@ WHOLE = 0.85
 GROWTH, STRIDE = 1.4, 1.0
 """The frequencies that poses look at grow by no more than this factor and so many Fourier pixels at once."""
 
-SEARCH_ROUNDS = 3
-"""Iterations that search all rotations at most."""
+SEARCH_ROUNDS = 4
+"""Iterations that search all rotations at most; from the third on only for particles that still jump."""
 
-SEARCH_RADIUS = 8.0
-"""Fourier pixels that a search compares at most: its cost grows with the sixth power."""
+FIRST_RADIUS, SEARCH_RADIUS = 6.0, 8.0
+"""Fourier pixels that the first search compares at most, and later ones; it costs their sixth power."""
 
 SPACING = 1.2
 """Of the rotations of a search, in the finest detail over the radius of the box: rad times Fourier pixels."""
@@ -278,7 +278,7 @@ class _Refinement:
 
     def _rule(self, cutoff: float, search: bool) -> PoseRule:
         box, number = self.store.box, len(self.rounds)
-        radius = min(cutoff, SEARCH_RADIUS)
+        radius = min(cutoff, SEARCH_RADIUS if number else FIRST_RADIUS)
         if not search:
             grid = self._grid(cutoff) if self.config.update == "matching" else None
             return PoseRule(cutoff, STEPS, self.config.update, matching=grid, soft=self.config.soft)
@@ -290,6 +290,7 @@ class _Refinement:
             step=SHIFT_STEP * box / radius,
             count=CANDIDATES,
             free_scale=number == 0,
+            settled=0.0 if number < 2 else min(WIDEST, SPACING / radius),
         )
         return PoseRule(cutoff, SEARCH_STEPS, self.config.update, rule, soft=self.config.soft)
 
@@ -367,8 +368,7 @@ class _Refinement:
         self.rounds.append(found)
         self.steps.append(step)
         self.seconds.append(time.perf_counter() - began)
-        spacing = math.inf if step.rule is None or step.rule.search is None else step.rule.search.spacing
-        self.changes.append(measure_change(self.out, number, spacing, _cutoff(step)))
+        self.changes.append(measure_change(self.out, number, step.rule))
         self._record()
         return of, plan
 
@@ -400,9 +400,8 @@ class _Refinement:
 
     def _record(self) -> None:
         write_iterations(
-            self.out, self.rounds, self.changes, [_cutoff(s) for s in self.steps],
-            [s.rule is not None and s.rule.search is not None for s in self.steps], self.seconds,
-            self.store.box * self.store.pixel_size, self.store.count,
+            self.out, self.rounds, self.changes, [_cutoff(s) for s in self.steps], self.seconds,
+            self.store.box * self.store.pixel_size,
         )  # fmt: skip
 
     def _is_final(self, plan: Plan) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dcryo.dataflow.pose_update import PoseRule, is_settled
 from dcryo.io.run_store import RunStore
 from dcryo.methods.refine_round import Round
 from dcryo.operators.pose_search import lattice_samples
@@ -18,7 +19,7 @@ class PoseChange:
     """Of one iteration: turns [rad] and moves [Å] of the poses, and what is known of them.
 
     turn_median, turn_p90; move_rms: of one component of the shift; sigma_median: standard deviation of the
-    rotation; lost: particles; jumped: share that turned by more than the spacing of the search; cost: mean
+    rotation; lost: particles; searched: particles that took part in a search; jumped: share that turned by more than the spacing of the search; cost: mean
     data term over that of pure noise.
     """
 
@@ -27,12 +28,13 @@ class PoseChange:
     move_rms: float
     sigma_median: float
     lost: int
+    searched: int
     jumped: float
     cost: float
 
 
-def measure_change(run: RunStore, iteration: int, spacing: float, cutoff: float) -> PoseChange:
-    """How an iteration changed the poses; ``spacing`` in rad, ``cutoff`` in Fourier pixels.
+def measure_change(run: RunStore, iteration: int, rule: PoseRule | None) -> PoseChange:
+    """How an iteration changed the poses by its ``rule``.
 
     Particles that had no pose before count in nothing but what is known of the poses now.
     """
@@ -43,6 +45,13 @@ def measure_change(run: RunStore, iteration: int, spacing: float, cutoff: float)
     moved = move[np.isfinite(move).all(axis=1)]
     sigma = now["sigma_rotation"][np.isfinite(now["sigma_rotation"])]
     cost = now["cost"][np.isfinite(now["cost"])]
+    search = None if rule is None else rule.search
+    searched = 0 if search is None else len(now["turn"])
+    if search is not None and search.settled > 0:
+        known = run.poses(iteration - 1, ("turn", "lost"))
+        searched -= int(is_settled(known, search).sum())
+    spacing = math.inf if search is None else search.spacing
+    cutoff = math.nan if rule is None else rule.cutoff
     # half of the squared residuals of a plane: every sample of the half plane counts twice
     noise = len(lattice_samples(2 * math.ceil(cutoff) + 2, cutoff)[0]) if cutoff > 0 else math.nan
     return PoseChange(
@@ -51,6 +60,7 @@ def measure_change(run: RunStore, iteration: int, spacing: float, cutoff: float)
         move_rms=float(np.sqrt(np.mean(moved**2))) if len(moved) else math.nan,
         sigma_median=float(np.median(sigma)) if len(sigma) else math.nan,
         lost=int(now["lost"].sum()),
+        searched=searched,
         jumped=float(np.mean(turn > spacing)) if len(turn) else 1.0,
         cost=float(cost.mean() / noise) if len(cost) else math.nan,
     )
@@ -58,7 +68,7 @@ def measure_change(run: RunStore, iteration: int, spacing: float, cutoff: float)
 
 def write_iterations(
     run: RunStore, rounds: Sequence[Round], changes: Sequence[PoseChange], cutoffs: Sequence[float],
-    searched: Sequence[bool], seconds: Sequence[float], side: float, count: int,
+    seconds: Sequence[float], side: float,
 ) -> None:  # fmt: skip
     """The tables ``iterations`` and ``iteration_fsc`` of a run; ``side`` of the box in Å."""
     run.write_table(
@@ -77,7 +87,7 @@ def write_iterations(
             "move_rms": np.array([c.move_rms for c in changes]),
             "sigma_median": np.array([c.sigma_median for c in changes]),
             "lost": np.array([c.lost for c in changes]),
-            "searched": np.array([count if s else 0 for s in searched]),
+            "searched": np.array([c.searched for c in changes]),
             "cost": np.array([c.cost for c in changes]),
             "seconds": np.array(seconds),
         },

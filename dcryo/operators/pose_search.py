@@ -57,7 +57,9 @@ class Candidates:
 
 @compile_kernel("void(f4[:,::1], f4[::1], f4[::1], i8)")
 def _multiply(left: Any, right: Any, out: Any, columns: int) -> None:
-    """out = left @ right: (M, K) @ (K, columns), both flat; M a multiple of ROWS, columns of 2 LANES.
+    """out = left @ right: (M, K) @ (K, columns), M a multiple of ROWS, columns of 2 LANES.
+
+    ``right`` is packed (:func:`packed`), ``out`` flat.
 
     Every number is one sum in the order of k, whatever the shapes: its bits depend on no blocking.
     """
@@ -67,8 +69,10 @@ def _multiply(left: Any, right: Any, out: Any, columns: int) -> None:
             zero = load(right, c) * np.float32(0)
             a0, a1, a2, a3, a4, a5, a6, a7 = zero, zero, zero, zero, zero, zero, zero, zero
             b0, b1, b2, b3, b4, b5, b6, b7 = zero, zero, zero, zero, zero, zero, zero, zero
+            at_right = c * length
             for k in range(length):
-                a, b = load(right, k * columns + c), load(right, k * columns + c + LANES)
+                a, b = load(right, at_right), load(right, at_right + LANES)
+                at_right += 2 * LANES
                 a0, b0 = a0 + left[m, k] * a, b0 + left[m, k] * b
                 a1, b1 = a1 + left[m + 1, k] * a, b1 + left[m + 1, k] * b
                 a2, b2 = a2 + left[m + 2, k] * a, b2 + left[m + 2, k] * b
@@ -107,15 +111,25 @@ def _up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def _product(left: Float32, right: Float32) -> Float32:
-    """left (M, K) @ right (K, C), C a multiple of 2 LANES."""
-    padded = left
+def packed(right: Float32) -> Float32:
+    """A matrix (K, C), C filled up to a multiple of 2 LANES, as (C / 2 LANES, K, 2 LANES): read in order."""
+    length, count = right.shape
+    panels = _up(count, 2 * LANES) // (2 * LANES)
+    filled = np.zeros((length, panels * 2 * LANES), np.float32)
+    filled[:, :count] = right
+    return np.ascontiguousarray(filled.reshape(length, panels, 2 * LANES).swapaxes(0, 1))
+
+
+def product(left: Float32, right: Float32) -> Float32:
+    """left (M, K) @ right, :func:`packed`: (M, C), C as it was filled up."""
+    rows = left
     if len(left) % ROWS:
-        padded = np.zeros((_up(len(left), ROWS), left.shape[1]), np.float32)
-        padded[: len(left)] = left
-    out = np.empty(len(padded) * right.shape[1], np.float32)
-    _multiply(np.ascontiguousarray(padded), right.reshape(-1), out, right.shape[1])
-    return out.reshape(len(padded), -1)[: len(left)]
+        rows = np.zeros((_up(len(left), ROWS), left.shape[1]), np.float32)
+        rows[: len(left)] = left
+    columns = len(right) * 2 * LANES
+    out = np.empty(len(rows) * columns, np.float32)
+    _multiply(np.ascontiguousarray(rows), right.reshape(-1), out, columns)
+    return out.reshape(len(rows), columns)[: len(left)]
 
 
 def shift_grid(distance: float, step: float) -> Float64:
@@ -167,17 +181,13 @@ class PoseSearch:
         return self._model.n
 
     def _at(self, distortion: Float64) -> tuple[Float32, Float32]:
-        """Slices as (2K, C), real parts above minus imaginary parts, and their squares (K, C)."""
+        """Slices as (2K, R), real parts above minus imaginary parts, and their squares (K, R), packed."""
         key = distortion.tobytes()
         if key not in self._slices:
-            columns = _up(len(self._rotations), 2 * LANES)
-            values = np.zeros((len(self._a), columns), np.complex64)
-            values[:, : len(self._rotations)] = self._model.slices(
-                self._rotations, distortion, self._a, self._b
-            ).T
+            values = self._model.slices(self._rotations, distortion, self._a, self._b).T
             self._slices[key] = (
-                np.concatenate([values.real, -values.imag]),
-                np.ascontiguousarray(values.real**2 + values.imag**2),
+                packed(np.concatenate([values.real, -values.imag])),
+                packed(values.real**2 + values.imag**2),
             )
         return self._slices[key]
 
@@ -211,8 +221,7 @@ class PoseSearch:
         groups = [self._at(d) for d in views.distortion]
         turn = 2 * math.pi / box
         phase = np.exp(-1j * turn * (shifts[:, :1] * self._a + shifts[:, 1:] * self._b)).astype(np.complex64)
-        width = groups[0][0].shape[1] if total else 0
-        size = max(1, SCORES // max(1, len(shifts) * width))
+        size = max(1, SCORES // max(1, len(shifts) * len(self._rotations)))
 
         def work(part: slice) -> None:
             some = views.take(part)
@@ -226,8 +235,8 @@ class PoseSearch:
                 slices, squares = groups[part.start + i]
                 moved = y[i] * phase
                 left = np.concatenate([moved.real, moved.imag], axis=1).astype(np.float32)
-                corr = _product(left, slices)
-                norm = _product(t2[i : i + 1], squares)[0]
+                corr = product(left, slices)
+                norm = product(t2[i : i + 1], squares)[0]
                 self._take_best(found, part.start + i, corr, norm, shifts, count, free_scale)
 
         for_each(work, blocks(total, max(1, min(size, 64))), self._threads)

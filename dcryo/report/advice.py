@@ -45,7 +45,7 @@ def next_steps(
     fsc, weights
         The tables of those names, None where the run has none.
     orientation
-        The warning of a preferred orientation, None where there is none.
+        What to do about a preferred orientation, None where there is none.
     refinement
         What `refinement_steps` finds.
     """
@@ -77,15 +77,15 @@ def refinement_steps(course: Course, config: Mapping[str, Any], complete: bool) 
     """Sentences on how a refinement ended, or that it has not."""
     steps = []
     if not complete:
-        done = f"{course.count} iteration{'' if course.count == 1 else 's'}"
+        done = f"after {course.count} iteration{'' if course.count == 1 else 's'}"
         steps.append(
-            f"This refinement is not finished; {done} of it are shown. If it does not run any more, give its "
-            "`dcryo refine` command again, and it goes on where it stopped."
+            f"This refinement is not finished: the page shows it {done}. If it does not run any more, give "
+            "its `dcryo refine` command again, and it goes on where it stopped."
         )
     elif course.count and course.count == config.get("rounds"):
         steps.append(
-            f"The refinement ended with the {course.count} iterations it was allowed, not because its poses "
-            "had settled. Look below whether they still turn, and refine into a new run with more `--rounds`."
+            f"The refinement used all of the {course.count} iterations it was allowed. Where its poses still "
+            "turn by as much as they are uncertain, refine into a new run with more `--rounds`."
         )
     poses = course.poses
     if poses is not None and poses.lost > MANY_LOST * poses.count:
@@ -117,15 +117,14 @@ def lost_particles(course: Course, run: str) -> list[str]:
             "and refine that.",
         ]
     else:
-        steps.append(f"No particle is lost: all rotations are known better than {limit} (standard deviation).")
+        steps.append(
+            f"No particle is lost: all rotations are known better than {limit} (standard deviation)."
+        )
     if search is not None and search < poses.iteration:
         marked = f"; `poses/{search:04d}/lost` marks them" if before and search in course.held else ""
         steps.append(
-            f"Other poses are only looked for in a search. After the last one, of iteration {search}, "
-            f"{before or 'no':,} particles were lost{marked}."
-            if before
-            else f"Other poses are only looked for in a search; after the last one, of iteration {search}, "
-            "none was lost."
+            "Other poses are only looked for in a search. After the last one, of iteration "
+            f"{search}, {f'{before:,} particles were' if before else 'none was'} lost{marked}."
         )
     return steps
 

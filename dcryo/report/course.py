@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,7 +126,7 @@ def count_views(rotation: Float64) -> NDArray[np.int64]:
     return counts
 
 
-def _windows(run: RunStore, iteration: int, names: tuple[str, ...]) -> Any:
+def _windows(run: RunStore, iteration: int, names: tuple[str, ...]) -> Iterator[Table]:
     """Columns of an iteration, some tens of thousands of rows at a time."""
     count = int(run.pose_record(iteration)["count"])
     for start in range(0, count, WINDOW):

@@ -21,7 +21,9 @@ FloatArray = NDArray[np.floating[Any]]
 ROWS, COLUMNS = 36, 72
 """The grid that results are given on: 5 degrees of tilt, 5 degrees of rot."""
 
-_SPREAD = math.radians(8)
+SPREAD = math.radians(8)
+"""Of the smoothing: density by a von Mises-Fisher kernel of the concentration 1 / SPREAD²."""
+
 _BLOCK = 512
 
 
@@ -45,7 +47,7 @@ def viewing_density(counts: NDArray[Any], symmetry: str = "C1") -> FloatArray:
     ``counts`` (rows, columns) is the histogram of tilt in (0, pi) and rot in (-pi, pi); the views are
     copied by the point group.  Result (ROWS, COLUMNS).
     """
-    return _smooth(symmetrised(counts, symmetry), lambda cosine: np.exp((cosine - 1) / _SPREAD**2))
+    return _smooth(symmetrised(counts, symmetry), lambda cosine: np.exp((cosine - 1) / SPREAD**2))
 
 
 def fourier_coverage(counts: NDArray[Any], symmetry: str = "C1") -> FloatArray:
@@ -54,7 +56,7 @@ def fourier_coverage(counts: NDArray[Any], symmetry: str = "C1") -> FloatArray:
     A view along e3 informs the directions q with ``q.e3 = 0`` (within 8 degrees here).  Arguments and
     result as for `viewing_density`.  Values near 0 are a missing cone or wedge.
     """
-    return _smooth(symmetrised(counts, symmetry), lambda cosine: np.exp(-(cosine**2) / (2 * _SPREAD**2)))
+    return _smooth(symmetrised(counts, symmetry), lambda cosine: np.exp(-(cosine**2) / (2 * SPREAD**2)))
 
 
 def symmetrised(counts: NDArray[Any], symmetry: str) -> FloatArray:

@@ -113,7 +113,7 @@ def pose_figure(density: FloatArray) -> str:
 
     Lambert's azimuthal projection about each pole; the discs meet where +x looks.
     """
-    figure = Figure(figsize=(4.9, 3.15), layout="constrained")
+    figure = Figure(figsize=(4.9, 3.4), layout="constrained")
     discs = figure.subplots(1, 2, subplot_kw={"projection": "polar"})
     rows, columns = density.shape
     top = max(2.0, float(np.ceil(density.max())))
@@ -131,10 +131,10 @@ def pose_figure(density: FloatArray) -> str:
         disc.set_theta_zero_location("E" if turned == 1 else "W")
         disc.set_theta_direction(turned)
         disc.set_thetagrids([0, 90, 180, 270], ["+x" if turned == -1 else "", "+y", "−x", "−y"])
-        disc.tick_params(pad=-2)
+        disc.tick_params(pad=-1)
         disc.set_rgrids(np.sqrt(2) * np.sin(np.radians([15, 30])), ["", ""])
         disc.grid(True, color=LINE, linewidth=0.5, alpha=0.6)
-        disc.spines["polar"].set_visible(False)
+        disc.spines["polar"].set_color(LINE)
         disc.set_ylim(0, 1)
     discs[0].set_xlabel("seen along +z and to its sides")
     discs[1].set_xlabel("seen along −z and to its sides")

@@ -14,6 +14,7 @@ from dcryo.metrics.orientation import compensation_factor, histogram_views, samp
 from dcryo.report.directions import (
     COLUMNS,
     ROWS,
+    SPREAD,
     FloatArray,
     fourier_coverage,
     grid_directions,
@@ -49,8 +50,8 @@ class Orientations:
     particles: with a pose; order: of the point group; density, coverage (ROWS, COLUMNS): as
     `viewing_density` and `fourier_coverage` have them; compensation: the sampling compensation factor.
     crowded, crowd: the axis that most views are near, and the share of them within 30 degrees of it or its
-    opposite; thin, thin_share: the axis of the thinnest Fourier direction, and the share of directions below
-    ``THIN_COVERAGE``.
+    opposite; thin, thin_share: the axis that the thin Fourier directions lie about, and the share of
+    directions below ``THIN_COVERAGE``.
     """
 
     particles: int
@@ -92,13 +93,14 @@ def find_orientations(counts: ArrayLike, symmetry: str = "C1") -> Orientations |
     if not total > 0:
         return None
     density, coverage = viewing_density(number, symmetry), fourier_coverage(number, symmetry)
-    grid = grid_directions(ROWS, COLUMNS)
-    both_ways = density + np.roll(density[::-1], COLUMNS // 2, axis=1)
-    crowded = _upper(grid[np.unravel_index(np.argmax(both_ways), both_ways.shape)])
-    copies = symmetrised(number, symmetry)
-    near = np.abs(grid @ crowded) >= math.cos(CONE)
-    edges = [np.linspace(low, math.pi, k + 1) for low, k in zip((0, -math.pi), number.shape, strict=True)]
-    views, weights = histogram_views(number, *edges, symmetry)
+    copies = symmetrised(number, symmetry).ravel()
+    copies /= copies.sum()
+    directions = grid_directions(ROWS, COLUMNS).reshape(-1, 3)
+    axes = directions[directions[:, 2] > 0]
+    crowds = (np.abs(axes @ directions.T) >= math.cos(CONE)) @ copies
+    rows, columns = number.shape
+    tilt, rot = np.linspace(0, math.pi, rows + 1), np.linspace(-math.pi, math.pi, columns + 1)
+    views, weights = histogram_views(number, tilt, rot, symmetry)
     return Orientations(
         particles=round(total),
         symmetry=symmetry,
@@ -106,9 +108,9 @@ def find_orientations(counts: ArrayLike, symmetry: str = "C1") -> Orientations |
         density=density,
         coverage=coverage,
         compensation=compensation_factor(sampling(views, weights, fibonacci_hemisphere(DIRECTIONS))),
-        crowded=crowded,
-        crowd=float(copies[near].sum() / copies.sum()),
-        thin=_upper(grid[np.unravel_index(np.argmin(coverage), coverage.shape)]),
+        crowded=axes[int(np.argmax(crowds))],
+        crowd=float(crowds.max()),
+        thin=_thin_axis(coverage, symmetry),
         thin_share=float(solid_angles(ROWS, COLUMNS)[coverage < THIN_COVERAGE].sum()),
     )
 
@@ -120,26 +122,57 @@ def warning(found: Orientations | None) -> str | None:
     even = 1 - math.cos(CONE)
     seen = ""
     if found.crowd > 2 * even:
+        copies = "" if found.order == 1 else f", with the copies that {found.symmetry} makes,"
         seen = (
-            f"{100 * found.crowd:.0f} % of the particles are seen within 30° of {_axis(found.crowded)} or its "
+            f"{100 * found.crowd:.0f} % of the views{copies} are within 30° of {_axis(found.crowded)} or its "
             f"opposite, where an even spread has {100 * even:.0f} %. "
         )
-    copies = "" if found.order == 1 else f", and along its copies under {found.symmetry}"
-    share = (
-        f", and {100 * found.thin_share:.0f} % of all directions hold less than {100 * THIN_COVERAGE:.0f} %"
-    )
     return (
-        f"Preferred orientation: {seen}The thinnest Fourier direction holds {100 * found.thinnest:.0f} % of "
-        f"what evenly spread views would give{share if found.thin_share >= 0.005 else ''}, so the map is "
-        f"smeared along {_axis(found.thin)}{copies}. The sampling compensation factor is "
-        f"{found.compensation:.2f} (1 for an even spread). Missing are views at right angles to that axis: "
-        "tilted data or other grids help, more of the same particles do not."
+        f"Preferred orientation: {seen}Fourier directions about {_axis(found.thin)}{_copies(found)} are "
+        f"thin. The thinnest holds {100 * found.thinnest:.0f} % of what evenly spread views would give, and "
+        f"{100 * found.thin_share:.0f} % of all directions hold less than {100 * THIN_COVERAGE:.0f} %. Along "
+        "that axis the map is smeared; what is missing are views at right angles to it."
     )
 
 
-def _upper(direction: FloatArray) -> FloatArray:
-    """Of a direction and its opposite the one with z > 0: both are the same axis."""
-    return direction if direction[2] > 0 else -direction
+def remedy(found: Orientations | None) -> str | None:
+    """What to do about a preferred orientation; None where there is none."""
+    if found is None or not found.preferred:
+        return None
+    return (
+        f"Preferred orientation: the map is smeared along {_axis(found.thin)}{_copies(found)}, for lack of "
+        "views at right angles to it. Tilted data or other grids help; more of the same particles do not."
+    )
+
+
+def orientation_caption(found: Orientations) -> str:
+    """What the picture of the views shows, with the numbers that belong to it."""
+    copies = "" if found.order == 1 else f", with the copies that {found.symmetry} makes"
+    scatter = 100 / (SPREAD * math.sqrt(found.particles * found.order))
+    return (
+        f"Directions the particles were seen along{copies}: both halves of the sphere from outside, areas "
+        f"are true. With {found.particles:,} particles chance alone makes the density scatter by "
+        f"{scatter:.0f} %. The thinnest Fourier direction holds {100 * found.thinnest:.0f} % of what evenly "
+        f"spread views would give; the sampling compensation factor is {found.compensation:.2f} (1: even; "
+        "0.81: side views about one axis; 0: a gap)."
+    )
+
+
+def _thin_axis(coverage: FloatArray, symmetry: str) -> FloatArray:
+    """The axis (3,) with z >= 0 that the thin directions lie about, or one of its copies."""
+    directions = grid_directions(ROWS, COLUMNS)
+    if len(point_group(symmetry)) > 1:
+        axis: FloatArray = directions[np.unravel_index(np.argmin(coverage), coverage.shape)]
+    else:
+        # the thinnest one alone would be anywhere in a cone that nothing informs
+        thin = max(THIN_COVERAGE, 1.5 * float(coverage.min()))
+        missing = np.maximum(thin - coverage, 0) * solid_angles(ROWS, COLUMNS)
+        axis = np.linalg.eigh(np.einsum("tr,tri,trj->ij", missing, directions, directions))[1][:, -1]
+    return axis if axis[2] >= 0 else -axis
+
+
+def _copies(found: Orientations) -> str:
+    return "" if found.order == 1 else f" and its copies under {found.symmetry}"
 
 
 def _axis(direction: FloatArray) -> str:

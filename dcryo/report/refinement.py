@@ -20,6 +20,17 @@ from dcryo.report.course import Course
 from dcryo.report.markup import figure, section, sentence_html, show_duration
 
 
+def headline_facts(course: Course) -> list[tuple[str, str]]:
+    """Names and values that belong beside the resolution."""
+    facts = [("Iterations", f"{course.count}")]
+    if course.count and math.isfinite(course.looked[-1]):
+        facts.append(("Poses looked to", f"{course.looked[-1]:.2f} Å"))
+    if course.poses is not None and len(course.poses.turns):
+        facts.append(("Rotations known to", f"{math.degrees(np.median(course.poses.turns)):.2f}°"))
+        facts.append(("Lost particles", f"{course.poses.lost:,}"))
+    return facts
+
+
 def iteration_sections(course: Course) -> str:
     """Half maps and poses from iteration to iteration, in pictures and as a table."""
     if course.iterations is None or course.curves is None:
@@ -38,23 +49,23 @@ def iteration_sections(course: Course) -> str:
     if course.poses is not None and len(course.poses.moves):
         moves["uncertainty, median of the last"] = np.full(len(iteration), np.median(course.poses.moves))
     parts = (
+        "<div class='pair'>",
         figure(
             fsc,
             "Linear half maps of every iteration, compared in a soft ball without a correction for it; each "
             "curve ends where the maps of that iteration do, and its dot is where its poses stopped looking. "
             "Maps are only as fine as they need to be, so the first ones are coarse.",
-            "wide",
         ),
-        "<div class='pair'>",
         figure(
             by_iteration,
-            "Poses of an iteration look no further than the half maps of the one before agreed (FSC 0.143). "
-            "Where a curve runs along the limit, the map was too coarse to show more.",
+            "Poses look up to the shell where the half maps of the iteration before no longer agree (FSC "
+            "0.143), those of the first one as far as the starting map goes. Where a curve runs along the "
+            "limit, the map was too coarse to show more.",
         ),
         figure(
             figures.change_figure(iteration, turns, "rotation (°)", "turns"),
-            "How far particles turned in each iteration. Poses have settled once they turn by a small part of "
-            "their uncertainty.",
+            "How far particles turned in each iteration. Poses have settled once they turn by a small part "
+            "of their uncertainty.",
         ),
         figure(
             figures.change_figure(iteration, moves, "shift (Å)", "moves"),
@@ -69,8 +80,8 @@ def iteration_sections(course: Course) -> str:
 def _table(course: Course) -> str:
     """A row per iteration; it scrolls by itself where the page is narrow."""
     heads = (
-        "", "poses to", "maps", "FSC 0.143", "FSC 0.5", "turn, median", "turn, 90 %", "uncertainty", "lost",
-        "searched", "misfit", "time",
+        "iteration", "poses to", "maps", "FSC 0.143", "FSC 0.5", "turn, median", "turn, 90 %", "uncertainty",
+        "lost", "searched", "misfit", "time",
     )  # fmt: skip
     units = ("", "Å", "voxels", "Å", "Å", "°", "°", "°", "", "", "of noise", "")
     columns = [course.column(name) for name in ("turn_median", "turn_p90", "sigma_median")]
@@ -127,8 +138,8 @@ def shared_section(course: Course, config: Mapping[str, Any], side: float) -> st
         low_pass = float(config.get("low_pass") or side / START_SHELLS)
         end = low_pass / (1 + EDGE)
         items.append(
-            f"The starting map, `{config['initial']}`: as it was down to {low_pass:.3g} Å, nothing of it beyond "
-            f"{end:.3g} Å."
+            f"The starting map, `{config['initial']}`: as it was down to {low_pass:.3g} Å, and nothing of it "
+            f"beyond {end:.3g} Å."
         )
     if course.given:
         items.append(
@@ -139,10 +150,8 @@ def shared_section(course: Course, config: Mapping[str, Any], side: float) -> st
     told = "".join(f"<li>{sentence_html(item)}</li>" for item in items)
     closing = "Nothing else passes between them: each half has its own maps, and its particles see no other."
     if math.isfinite(end):
-        closing += (
-            f" So whatever the half maps agree on beyond {end:.3g} Å, the images of each have said by "
-            "themselves."
-        )
+        closing += f" So whatever the half maps agree on beyond {end:.3g} Å comes from the images of each"
+        closing += ", and from the poses they came with." if course.given else "."
     return section("What the half sets share", f"<ul class='told'>{told}</ul><p>{escape(closing)}</p>")
 
 

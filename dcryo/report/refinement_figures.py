@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from dcryo.report.figures import FloatArray
 from dcryo.report.svg import (
@@ -31,6 +32,9 @@ _COURSE = LinearSegmentedColormap.from_list("course", ["#d9822b", "#cc5680", "#8
 
 _BINS = 40
 
+_WIDE = 8.0
+"""Uncertainties that reach so many medians are drawn on a logarithmic axis."""
+
 
 @mpl.rc_context(STYLE)
 def iteration_fsc_figure(frequency: FloatArray, fsc: FloatArray, looked: FloatArray) -> str:
@@ -38,7 +42,7 @@ def iteration_fsc_figure(frequency: FloatArray, fsc: FloatArray, looked: FloatAr
 
     ``frequency`` (S,) and ``looked`` (I,), how far the poses of the iteration looked, in 1/Å; ``fsc`` (I, S).
     """
-    figure, axes = new_plot(6.0, 4.0)
+    figure, axes = new_plot(4.9, 3.6)
     last = len(fsc)
     colours = _COURSE(np.linspace(0, 1, last)) if last > 1 else _COURSE([1.0])
     end = float(frequency[-1])
@@ -48,7 +52,7 @@ def iteration_fsc_figure(frequency: FloatArray, fsc: FloatArray, looked: FloatAr
     for number, (curve, colour) in enumerate(zip(fsc, colours, strict=True), start=1):
         known = _measured(curve)
         width = 2.2 if number == last else 1.2
-        axes.plot(frequency[known], curve[known], color=colour, linewidth=width, zorder=3)
+        axes.plot(frequency[known], curve[known], color=colour, linewidth=width, zorder=3 - number / last)
         at = looked[number - 1]
         if np.isfinite(at):
             value = np.interp(at, frequency[known], curve[known])
@@ -101,7 +105,7 @@ def change_figure(iteration: FloatArray, curves: Mapping[str, FloatArray], quant
     colours = iter((BLUE, ORANGE, GREEN))
     for name, values in curves.items():
         shown = np.where(values > 0, values, np.nan)
-        style = (
+        style: dict[str, Any] = (
             {"color": GREY, "linewidth": 1.8, "dashes": (4, 2)}
             if name.startswith("uncertainty")
             else {"color": next(colours), "linewidth": 1.5, "marker": "o", "markersize": 4}
@@ -109,6 +113,7 @@ def change_figure(iteration: FloatArray, curves: Mapping[str, FloatArray], quant
         if np.isfinite(shown).any():
             axes.plot(iteration, shown, label=name, **style)
     axes.set(yscale="log", ylabel=quantity)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(NullLocator())
     _iterations(axes, iteration)
@@ -119,27 +124,35 @@ def change_figure(iteration: FloatArray, curves: Mapping[str, FloatArray], quant
 
 @mpl.rc_context(STYLE)
 def uncertainty_figure(values: FloatArray, label: str, salt: str, limit: float | None = None) -> str:
-    """SVG of a histogram of finite uncertainties (P,); from ``limit`` on particles are lost.
+    """SVG of a histogram of positive uncertainties (P,); from ``limit`` on particles are lost.
 
-    The last bin holds what is beyond the axis.
+    Logarithmic where they spread widely; else the last bin holds what is beyond the axis.
     """
     figure, axes = new_plot(4.9, 2.8)
     median = float(np.median(values))
     end = max(1.25 * float(np.quantile(values, 0.99)), 1.5 * median)
-    edges = np.linspace(0, end, _BINS + 1)
-    counts = np.histogram(np.minimum(values, end), edges)[0]
+    if end > _WIDE * median:
+        start, end = 0.8 * float(values[values > 0].min(initial=median)), 1.25 * float(values.max())
+        edges = np.geomspace(start, end, _BINS + 1)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        edges = np.linspace(0, end, _BINS + 1)
+    counts = np.histogram(np.clip(values, edges[0], end), edges)[0]
     axes.stairs(counts, edges, color=BLUE, fill=True, alpha=0.8)
-    axes.axvline(median, color=ORANGE, linewidth=1.4, label=f"median {median:.3g}")
+    axes.axvline(median, color=ORANGE, linewidth=1.4, label=f"median {median:.2g}")
     if limit is not None and limit <= end:
         axes.axvline(limit, color=RED, linewidth=1.2, dashes=(2, 2), label=f"lost from {limit:g} on")
-    axes.set(xlim=(0, end), xlabel=label, ylabel="particles")
+    axes.set(xlim=(edges[0], end), xlabel=label, ylabel="particles")
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.legend(loc="upper right", handlelength=1.6)
     return to_svg(figure, salt)
 
 
 def _measured(curve: FloatArray) -> FloatArray:
-    """Shells of the map of an iteration: those beyond its band are NaN, and its last one is 0 by definition."""
+    """Shells of the map of an iteration: those beyond its band are NaN, and its last one is set to 0."""
     known = np.isfinite(curve)
     ends = np.flatnonzero(known & (curve != 0))
     known[int(ends[-1]) + 1 if len(ends) else 1 :] = False

@@ -59,7 +59,9 @@ def images(noise: float, scale: int = 1, signal: float = 100.0) -> Given:
     clean = project(VOLUME, make_views(some, P, scale), radial, box=box, accuracy="accurate", threads=1)
     strength = signal / clean.std()
     pictures = (strength * clean + noise * oracle.noise(clean.shape, 7)).astype(np.float32)
-    still = replace(some, rotation=np.tile([0.0, 0, 0, 1], (COUNT, 1)), shift=0 * some.shift, scale=some.scale * strength)
+    still = replace(
+        some, rotation=np.tile([0.0, 0, 0, 1], (COUNT, 1)), shift=0 * some.shift, scale=some.scale * strength
+    )
     batch = Batch(
         to_lattice(pictures, N), make_views(still, P, scale), radial, box,
         np.full((COUNT, 3, 3), np.nan), np.full((COUNT, 2), np.nan),
@@ -97,17 +99,6 @@ def test_clean_images_are_given_their_poses_from_nothing(scale: int) -> None:
     assert not new.lost.any()
 
 
-def test_a_volume_of_unknown_scale_is_enough_for_a_search() -> None:
-    given = images(0.0)
-    rule = PoseRule(7.5, 0, search=replace(SEARCH, free_scale=True))
-    turns, _ = given.off(updated(given.batch, rule, 1e-2 * VOLUME))
-    # no point is farther from the grid than its spacing
-    assert turns.max() < SEARCH.spacing
-    # without, that volume's weakest projection would be the best, wherever it looks
-    free = updated(given.batch, replace(rule, search=replace(SEARCH, free_scale=False)), 50 * VOLUME)
-    assert given.off(free)[0].max() > SEARCH.spacing
-
-
 def test_known_poses_are_candidates_and_the_best_one_wins() -> None:
     given = images(1.0)
     rotation, shift = nudged(given, 0.1, 0.3)
@@ -124,14 +115,14 @@ def test_known_poses_are_candidates_and_the_best_one_wins() -> None:
     assert moves[[0, 1, 3]].max() < 0.1
     without = given.off(bare)[0]
     assert without[[0, 1, 3]].max() > 0.2  # where the grid alone fails
-    assert (new.cost <= bare.cost * (1 + 1e-12)).all()
-    # who has no pose, or a worse one, gets what it would get alone
-    for p in (2, 4, 5, 6, 7):
-        if p in (2, 5) and new.cost[p] < bare.cost[p]:
-            continue
+    # wrong poses do no harm: where the grid finds the right one, that is taken (fits end within 1e-4)
+    assert (new.cost <= bare.cost + 1e-3).all()
+    assert without[5] < 0.02
+    assert turns[5] < 0.02
+    # who has no pose gets what it would get alone
+    for p in (4, 6, 7):
         np.testing.assert_array_equal(new.rotation[p], bare.rotation[p])
         np.testing.assert_array_equal(new.shift[p], bare.shift[p])
-    for p in (4, 6, 7):
         assert new.cost[p] == bare.cost[p]
 
 

@@ -39,8 +39,10 @@ def test_cases_are_those_of_the_thesis() -> None:
     )
     assert (HJC.euler_error, HJC.start_cutoff, PTCH1.start_cutoff) == (0.7, 0.02, 0.03)
     half = smaller(HJC, 45, 7)
-    assert half == replace(HJC, box=45, views=7, pixel_size=half.pixel_size)
+    assert half == replace(HJC, box=45, views=7, pixel_size=half.pixel_size, snr_db=half.snr_db)
     assert half.pixel_size == pytest.approx(2 * 2.867)
+    # the mean of four pixels has a quarter of the noise variance
+    assert 10 ** (half.snr_db / 10) == pytest.approx(4 * 10 ** (HJC.snr_db / 10))
 
 
 def test_the_start_is_the_truth_up_to_the_cutoff_with_a_cosine_edge() -> None:
