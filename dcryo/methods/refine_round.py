@@ -17,6 +17,7 @@ from dcryo.dataflow.accumulate import get_equations
 from dcryo.dataflow.commits import Commits
 from dcryo.dataflow.plan import Plan
 from dcryo.dataflow.pose_tasks import PosePass
+from dcryo.geometry.rotations import matrix_to_quaternion, quaternion_to_matrix
 from dcryo.geometry.symmetry import point_group
 from dcryo.methods.linear_map import solve_linear, surroundings
 from dcryo.methods.progress import Progress
@@ -193,6 +194,11 @@ def _frame(task: RoundTask, linear: dict[int, Any], support: int) -> Registratio
     if not along_z:
         return still  # its axes hold such a specimen in place
     found = register(linear[2], linear[1], cutoff)
+    # sums of a BLAS depend on its threads in their last bits, poses must not
+    quaternion = np.round(matrix_to_quaternion(found.rotation), 9)
+    found = replace(
+        found, rotation=quaternion_to_matrix(quaternion), translation=np.round(found.translation, 6)
+    )
     if len(group) == 1:
         return found
     about = np.arctan2(found.rotation[1, 0], found.rotation[0, 0])

@@ -19,8 +19,8 @@ class PoseChange:
     """Of one iteration: turns [rad] and moves [Å] of the poses, and what is known of them.
 
     turn_median, turn_p90; move_rms: of one component of the shift; sigma_median: standard deviation of the
-    rotation; lost: particles; searched: particles that took part in a search; jumped: share that turned by more than the spacing of the search; cost: mean
-    data term over that of pure noise.
+    rotation; lost: particles; searched: particles that took part in a search; jumped: share that turned by
+    more than its spacing; cost: mean data term over that of pure noise.
     """
 
     turn_median: float

@@ -22,6 +22,8 @@ from dcryo.operators.pose_search import (
     Candidates,
     PoseSearch,
     lattice_samples,
+    packed,
+    product,
     shift_grid,
 )
 from dcryo.operators.poses import PoseModel
@@ -176,7 +178,13 @@ def test_a_pose_of_the_grid_is_found_in_its_image() -> None:
     search = PoseSearch(PoseModel(VOLUME, "default", 1), grid, 7.0, 0.5, 1)
     for factor in (1.0, 3.0):
         found = search.find(
-            to_lattice(factor * images, N), make_views(still, P), radial, moves, box=N, count=3, free_scale=True
+            to_lattice(factor * images, N),
+            make_views(still, P),
+            radial,
+            moves,
+            box=N,
+            count=3,
+            free_scale=True,
         )
         np.testing.assert_array_equal(found.rotation[:, 0], grid[rotations])
         np.testing.assert_array_equal(found.shift[:, 0], moves[shifts])
@@ -208,7 +216,9 @@ def test_the_last_candidate_stands_for_those_that_are_not_there() -> None:
     given = setting()
     near = Rotation.from_rotvec([[0, 0, 0], [0.01, 0, 0], [1.0, 0, 0]]).as_matrix()
     search = PoseSearch(PoseModel(VOLUME, "accurate", 1), near, 5.0, 0.1, 1)
-    found = search.find(to_lattice(given.images, N), given.views, given.radial, np.zeros((1, 2)), box=N, count=4)
+    found = search.find(
+        to_lattice(given.images, N), given.views, given.radial, np.zeros((1, 2)), box=N, count=4
+    )
     assert (found.score[:, 0] > found.score[:, 1]).all()
     for name in ("rotation", "shift", "score", "scale"):
         values = getattr(found, name)
@@ -243,19 +253,20 @@ def test_no_particles_have_no_poses() -> None:
 
 @pytest.mark.parametrize("rows", [1, ROWS - 1, ROWS, 2 * ROWS + 5])
 @pytest.mark.parametrize("length", [1, 2, 37])
-@pytest.mark.parametrize("vectors", [1, 3])
-def test_product_is_that_of_numpy(rows: int, length: int, vectors: int) -> None:
+@pytest.mark.parametrize("columns", [1, 2 * LANES, 6 * LANES - 3])
+def test_product_is_that_of_numpy(rows: int, length: int, columns: int) -> None:
     left = oracle.noise((rows, length), 1)
-    right = oracle.noise((length, 2 * LANES * vectors), 2)
-    found = module._product(left, right)
+    right = oracle.noise((length, columns), 2)
+    found = product(left, packed(right))
     wanted = left.astype(float) @ right.astype(float)
-    assert found.shape == wanted.shape
+    assert found.shape == (rows, -(-columns // (2 * LANES)) * 2 * LANES)
+    np.testing.assert_array_equal(found[:, columns:], 0)
     # a sum of float32 products, one after the other
     bound = length * np.finfo(np.float32).eps * (abs(left).astype(float) @ abs(right).astype(float))
-    assert (abs(found - wanted) <= bound).all()
+    assert (abs(found[:, :columns] - wanted) <= bound).all()
     # the same bits in any block, from arrays that lie in memory as they like
-    last = module._product(np.asfortranarray(left)[-1:], right[:, : 2 * LANES].copy())
-    np.testing.assert_array_equal(last[0], found[-1, : 2 * LANES])
+    last = product(np.asfortranarray(left)[-1:], packed(np.asfortranarray(right[:, columns // 2 :])))
+    np.testing.assert_array_equal(last[0, : columns - columns // 2], found[-1, columns // 2 : columns])
 
 
 def test_shifts_are_a_grid_in_a_disc() -> None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from dcryo.geometry.rotations import random_rotations
+from dcryo.geometry.rotations import matrix_to_quaternion, random_rotations
 from dcryo.report.course import count_views
 from dcryo.report.directions import COLUMNS, ROWS, grid_directions, solid_angles
 from dcryo.report.orientation import find_orientations, orientation_caption, remedy, warning
@@ -117,15 +117,18 @@ def test_a_low_compensation_factor_alone_is_preferred() -> None:
 
 @pytest.mark.parametrize("count", [10, 40, 100, 400])
 def test_chance_is_no_preference(count: int) -> None:
-    from dcryo.geometry.rotations import matrix_to_quaternion
-
     for seed in range(5):
         poses = matrix_to_quaternion(random_rotations(count, np.random.default_rng(seed)))
         assert warning(find_orientations(count_views(poses))) is None
 
 
 def test_the_caption_has_the_numbers() -> None:
-    caption = orientation_caption(find_orientations(EVEN, "D2"))  # type: ignore[arg-type]
+    found = find_orientations(EVEN, "D2")
+    assert found is not None
+    caption = orientation_caption(found)
     assert "with the copies that D2 makes" in caption
     assert "1,000,000 particles" in caption
-    assert "compensation factor is 1.0" in caption or "compensation factor is 0.99" in caption
+    # 1 / (0.1396 sqrt(4e6)) = 0.36 %
+    assert "scatter by 0 %" in caption
+    assert "holds 100 % of what" in caption
+    assert f"compensation factor is {found.compensation:.2f}" in caption
