@@ -26,6 +26,7 @@ from dcryo.methods.simulate import SimulateConfig
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")], key=lambda page: page.name)
 RESULT = "dcryo reconstruct"
+REFINED = "dcryo refine"
 
 
 def page(name: str) -> str:
@@ -109,6 +110,11 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         run(RESULT, "dcryo reconstruct p.zarr r.zarr")
         run(RESULT, "dcryo reconstruct q.zarr without.zarr --halves none --weight 0.1")
         run(RESULT, "dcryo reconstruct p.zarr plain.zarr --prior none")
+        run(
+            REFINED,
+            "dcryo refine p.zarr f.zarr --initial p.zarr:truth --rounds 1 --weight 0.7 --nonnegative on",
+        )
+        run(REFINED, "dcryo refine q.zarr g.zarr --rounds 1 --prior none")
         run("dcryo info RUN", "dcryo info r.zarr")
         run("dcryo check", "dcryo check p.zarr")
         run("dcryo check", "dcryo check r.zarr")
@@ -151,7 +157,7 @@ def test_every_command_has_its_keys_documented() -> None:
 @pytest.mark.parametrize("section", SECTIONS)
 def test_json_keys(section: str, printed: dict[str, list[dict[str, Any]]]) -> None:
     known = documented()
-    keys = known[section] | (known[RESULT] if section == "dcryo demo" else {})
+    keys = known[section] | (known[RESULT] if section in ("dcryo demo", REFINED) else {})
     opaque = [name for name, key in keys.items() if key.opaque]
     seen: set[str] = set()
     for value in printed[section]:

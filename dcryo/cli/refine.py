@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     poses.add_argument(
         "--search", choices=SEARCHES, default=default.search,
-        help="all rotations in the first iterations, or only around the poses there are; auto: all where "
-        "there is a starting map (default: %(default)s)",
+        help="all rotations in the first iterations, whatever the poses there are; only around those; auto: "
+        "both where there is a starting map, else local (default: %(default)s)",
     )  # fmt: skip
     poses.add_argument(
         "--max-shift", type=float, metavar="Å",

@@ -3,7 +3,8 @@
     dcryo report run.zarr
     dcryo report run.zarr --output page.html
 
-It is made from the run alone; the particles are not needed any more.
+It is made from the run alone; the particles are not needed any more.  A reconstruction must be finished; of a
+refinement under way the page shows the iterations that are done.
 """
 
 from __future__ import annotations

@@ -113,26 +113,24 @@ def check_halves(source: PoseSource, rule: str) -> None:
         )
 
 
-def check_poses(source: ParticleStore | PoseSource, particles: Particles) -> None:
-    """Refuse particles without a pose: InputError that names the first."""
+def check_poses(source: ParticleStore | PoseSource, particles: Particles, remedy: str | None = None) -> None:
+    """Refuse particles without a pose: InputError that names the first, and what to do about it."""
     missing = np.flatnonzero(~np.isfinite(particles.rotation).all(axis=1))
     if len(missing):
-        remedy = "choose another iteration" if isinstance(source, PoseSource) else "use poses of a refinement"
+        other = "choose another iteration" if isinstance(source, PoseSource) else "use poses of a refinement"
         raise InputError(
             f"{source.url}: particle {int(particles.row[missing[0]]) + 1} (of the table it came from) has no "
-            f"pose; reconstruct needs one for every particle: {remedy}"
+            f"pose; {remedy or f'reconstruct needs one for every particle: {other}'}"
         )
 
 
-def check_all_poses(store: ParticleStore, source: PoseSource | None) -> None:
-    """Refuse a set with particles that have no pose before a run is made for it."""
+def check_all_poses(store: ParticleStore, source: PoseSource | None, remedy: str | None = None) -> None:
+    """Refuse a set with particles that have no pose before a run is made for it, and say what to do."""
     posed = int(store.attributes["poses"])
     if source is None and posed == 0:
-        raise InputError(
-            f"{store.url} holds no poses; reconstruct needs one per particle: ingest the STAR or .cs file of "
-            "a finished refinement"
-        )
+        other = "reconstruct needs one per particle: ingest the STAR or .cs file of a finished refinement"
+        raise InputError(f"{store.url} holds no poses; {remedy or other}")
     complete = source is None and posed == store.count
     for first in range(0, 0 if complete else store.count, 100_000):
         stop = min(first + 100_000, store.count)
-        check_poses(source or store, posed_particles(store, source, first, stop))
+        check_poses(source or store, posed_particles(store, source, first, stop), remedy)

@@ -18,6 +18,7 @@ from dcryo.methods.maps import Maps
 from dcryo.methods.progress import Progress
 from dcryo.methods.reconstruct_config import ReconstructConfig
 from dcryo.metrics.fsc import corrected_fsc, fsc_curve, mean_fsc, resolution, soft_ball
+from dcryo.metrics.registration import register
 from dcryo.operators.compiled import thread_count
 
 Float32 = NDArray[np.float32]
@@ -37,8 +38,13 @@ def write_maps(
     config: ReconstructConfig,
     maps: Maps,
     progress: Progress,
+    free_frame: bool = False,
 ) -> dict[str, Any]:
-    """Volumes, curves and tables into the run; returns the result so far."""
+    """Volumes, curves and tables into the run; returns the result so far.
+
+    ``free_frame``: the poses are those of a refinement, which knows the specimen up to a rotation and a
+    translation; before maps are compared with a known truth, they are registered with it.
+    """
     progress.start("FSC", None)
     basis = parse_basis(config.basis)
     box = chosen.n if config.native_scale else store.box
@@ -47,7 +53,7 @@ def write_maps(
     for name in list(maps.coefficients):
         volumes[name] = sample_map(maps.coefficients.pop(name), basis, box, thread_count())
         out.write_volume(name, volumes[name], pixel)
-    table, result = _curves(volumes, store, chosen, config, pixel, progress)
+    table, result = _curves(volumes, store, chosen, config, pixel, progress, free_frame)
     out.write_table("fsc", table)
     _write_solves(out, maps)
     out.write_table("poses", _directions(store, None if config.poses is None else find_poses(config.poses)))
@@ -68,6 +74,7 @@ def _curves(
     config: ReconstructConfig,
     pixel: float,
     progress: Progress,
+    free_frame: bool,
 ) -> tuple[Table, dict[str, Any]]:
     """FSC curves, and the numbers read off them."""
     box = volumes["full"].shape[0]
@@ -105,8 +112,12 @@ def _curves(
     truth = store.truth()
     if truth is not None and box == store.box:
         ball = soft_ball(box, TRUTH_RADIUS * box, FSC_EDGE)
-        table["truth"] = known(fsc_curve(volumes["full"] * ball, truth * ball))
-        table["truth_linear"] = known(fsc_curve(volumes["linear"] * ball, truth * ball))
+        compared = [volumes["full"], volumes["linear"]]
+        if free_frame:
+            found = register(volumes["full"], truth)
+            compared = [found.apply_to_map(volume) for volume in compared]
+        for name, volume in zip(("truth", "truth_linear"), compared, strict=True):
+            table[name] = known(fsc_curve(volume * ball, truth * ball))
         result["truth_resolution_05_A"] = resolution(table["truth"], 0.5, box, pixel)
         result["truth_mean_fsc"] = mean_fsc(table["truth"])
     return table, result

@@ -94,12 +94,16 @@ def plan(particles: str, config: ReconstructConfig, tasks: int = 1) -> Plan:
 
 @dataclass(frozen=True)
 class MapsTask:
-    """Everything after the sums: solve, measure, write into the run."""
+    """Everything after the sums: solve, measure, write into the run.
+
+    free_frame: maps are registered with a known truth before they are compared.
+    """
 
     run: str
     plan: Plan
     fold: Fold
     config: ReconstructConfig
+    free_frame: bool = False
 
 
 def make_maps(task: MapsTask, progress: Progress) -> tuple[dict[str, Any], dict[str, float]]:
@@ -109,7 +113,8 @@ def make_maps(task: MapsTask, progress: Progress) -> tuple[dict[str, Any], dict[
     with clock.stage("solve"):
         maps = solve_maps(task.plan, task.fold, store.pixel_size * task.fold.scale, task.config, progress)
     with clock.stage("measure"):
-        result = write_maps(open_run(task.run), store, task.plan, task.config, maps, progress)
+        out = open_run(task.run)
+        result = write_maps(out, store, task.plan, task.config, maps, progress, task.free_frame)
     return result, clock.seconds
 
 

@@ -162,7 +162,10 @@ def refine(
             "half sets"
         )
     if config.initial is None or config.search == "local":
-        check_all_poses(store, source)
+        check_all_poses(
+            store, source,
+            "give a starting map with --initial, and not --search local, or one for every particle",
+        )  # fmt: skip
     start = _start_map(store, config, progress)
     if overwrite or not finished(run):
         check_resources(
@@ -250,7 +253,8 @@ class _Refinement:
                     some = posed_particles(
                         self.store, self.source, first, min(first + ROWS, self.store.count)
                     )
-                    writer.append({"rotation": some.rotation, "shift": some.shift})
+                    known = 1.0 if self.config.search != "global" else math.nan
+                    writer.append({"rotation": some.rotation * known, "shift": some.shift * known})
         if self.start is not None and not self.states.has(_state(0)):
             self.out.write_volume("start", self.start.volume, self.store.pixel_size)
             self.states.put(_state(0), {"half1": self.start.volume, "half2": self.start.volume})
@@ -349,7 +353,7 @@ class _Refinement:
             poses=f"{self.out.url}@{number - 1}",
             basis="voxel",
         )
-        frames = self.rounds[-1].frames if self.rounds else ()
+        frames = self.rounds[-1].frames(plan.n) if self.rounds else ()
         of = PosePass(fold, step.rule, self.states.url, _state(number - 1), frames)
         if self.states.has(key):
             found = Round(**self.states.meta(key))
@@ -417,7 +421,8 @@ class _Refinement:
     def _maps(self, of: PosePass, plan: Plan) -> tuple[dict[str, Any], dict[str, float]]:
         """The maps of the last poses, solved to the end and measured."""
         config = replace(self.config, poses=f"{self.out.url}@{len(self.rounds)}")
-        task = MapsTask(self.out.url, plan, replace(of.fold, threads=self.threads), config)
+        fold = replace(of.fold, threads=self.threads)
+        task = MapsTask(self.out.url, plan, fold, config, free_frame=True)
         if self.executor.here:
             return make_maps(task, self.progress)
         result: tuple[dict[str, Any], dict[str, float]]

@@ -28,8 +28,9 @@ class RefineConfig(ReconstructConfig):
         Resolution in Å that the starting map is cut off at: below it the half sets share what they began
         with.  By default an eighth of the box's side.
     search : {"auto", "global", "local"}
-        global: all rotations are searched in the first iterations; local: poses are refined from where they
-        are; auto: global where there is a starting map, else local.
+        global: all rotations are searched in the first iterations, whatever poses the particles have; local:
+        poses are refined from where they are; auto: where there is a starting map, all rotations are searched
+        and the poses there are tried beside what is found; else local.
     max_shift : float, optional
         Largest change of a shift in a search, Å; by default 6 % of the box's side.
     update : {"lm", "gradient", "matching"}
@@ -54,15 +55,15 @@ class RefineConfig(ReconstructConfig):
     limit: float | None = None
 
     def __post_init__(self) -> None:
+        if self.halves == "none":
+            raise InputError(
+                "--halves none: a refinement looks no further than half maps agree; choose auto or even-odd"
+            )
         super().__post_init__()
         if self.search not in SEARCHES:
             raise InputError(f"--search {self.search!r} is not known; choose one of {', '.join(SEARCHES)}")
         if self.update not in UPDATES:
             raise InputError(f"--update {self.update!r} is not known; choose one of {', '.join(UPDATES)}")
-        if self.halves == "none":
-            raise InputError(
-                "--halves none: a refinement looks no further than half maps agree; choose auto or even-odd"
-            )
         if self.search == "global" and self.initial is None:
             raise InputError("--search global needs a map to search with; give one with --initial")
         if self.rounds < 1:

@@ -98,11 +98,10 @@ class Round:
     rotation: list[list[float]]
     translation: list[float]
 
-    @property
-    def frames(self) -> tuple[tuple[int, Registration], ...]:
-        """How the poses of half 2 are moved in the next iteration, if they are."""
-        frame = Registration(np.array(self.rotation), np.array(self.translation), 1.0)
-        moved = frame.angle > STILL or np.linalg.norm(frame.translation) > STILL * self.n
+    def frames(self, n: int) -> tuple[tuple[int, Registration], ...]:
+        """How the poses of half 2 are moved in the next iteration, if at all; in voxels of maps of side n."""
+        frame = Registration(np.array(self.rotation), np.array(self.translation) * (n / self.n), 1.0)
+        moved = frame.angle > STILL or np.linalg.norm(frame.translation) > STILL * n
         return ((2, frame),) if moved else ()
 
 

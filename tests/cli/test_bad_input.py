@@ -487,6 +487,144 @@ def one_particle_without_pose(folder: Folder) -> str:
     return "reconstruct s.zarr out.zarr --weight 1"
 
 
+# --- what a refinement needs
+
+
+def rough(folder: Folder, pixel_size: float = 1.5, n: int = N, name: str = "rough.mrc") -> None:
+    """A starting map: a blob."""
+    x = np.square(np.arange(n) - n // 2)
+    blob = np.exp(-(x[:, None, None] + x[:, None] + x) / 8.0)
+    write_volume(folder.path / name, blob.astype(np.float32), pixel_size)
+
+
+@case("s.zarr", "no poses", "--initial")
+def refine_with_neither_poses_nor_map(folder: Folder) -> str:
+    folder.particles(rotation=np.full((COUNT, 4), np.nan))
+    return "refine s.zarr out.zarr"
+
+
+@case("s.zarr", "particle 5", "no pose", "--initial")
+def refine_with_a_particle_without_pose(folder: Folder) -> str:
+    rotation = np.tile([0.0, 0.0, 0.0, 1.0], (COUNT, 1))
+    rotation[4] = np.nan
+    folder.particles(rotation=rotation)
+    return "refine s.zarr out.zarr"
+
+
+@case("s.zarr", "no poses", "and not --search local")
+def refine_locally_without_poses(folder: Folder) -> str:
+    folder.particles(rotation=np.full((COUNT, 4), np.nan))
+    rough(folder)
+    return "refine s.zarr out.zarr --initial rough.mrc --search local"
+
+
+@case("--search global", "--initial")
+def refine_globally_without_a_map(folder: Folder) -> str:
+    folder.particles()
+    return "refine s.zarr out.zarr --search global"
+
+
+@case("symmetry", "'D'", "C1", "D1")
+def refine_with_an_unknown_symmetry(folder: Folder) -> str:
+    folder.particles()
+    return "refine s.zarr out.zarr --symmetry D"
+
+
+@case("gone.mrc", "no such file")
+def refine_from_a_map_that_is_missing(folder: Folder) -> str:
+    folder.particles()
+    return "refine s.zarr out.zarr --initial gone.mrc"
+
+
+@case("rough.mrc", "1 Å per voxel", "1.5 Å", "--initial-pixel-size")
+def refine_from_a_map_that_may_not_know_its_pixels(folder: Folder) -> str:
+    folder.particles()
+    rough(folder, 1.0)
+    return "refine s.zarr out.zarr --initial rough.mrc"
+
+
+@case("wide.mrc", "outside of the particles' box", "24 Å", "larger box")
+def refine_from_a_map_that_is_too_large(folder: Folder) -> str:
+    folder.particles()
+    rough(folder, 9.0, name="wide.mrc")
+    return "refine s.zarr out.zarr --initial wide.mrc --low-pass 20"
+
+
+@case("--low-pass 2 Å", "3 Å", "24 Å")
+def refine_from_a_map_that_is_too_fine(folder: Folder) -> str:
+    folder.particles()
+    rough(folder)
+    return "refine s.zarr out.zarr --initial rough.mrc --low-pass 2"
+
+
+@case("s.zarr", "no half sets", "--halves even-odd")
+def refine_without_half_sets(folder: Folder) -> str:
+    folder.particles(half=np.zeros(COUNT, np.int8))
+    return "refine s.zarr out.zarr"
+
+
+@case("s.zarr", "half sets [1]", "--halves even-odd")
+def refine_with_an_empty_half_set(folder: Folder) -> str:
+    folder.particles(half=np.ones(COUNT, np.int8))
+    return "refine s.zarr out.zarr"
+
+
+@case("--halves none", "choose auto or even-odd")
+def refine_with_no_half_sets_wanted(folder: Folder) -> str:
+    folder.particles()
+    return "refine s.zarr out.zarr --halves none"
+
+
+@case("--rounds 0", "at least 1")
+def refine_in_no_iterations(folder: Folder) -> str:
+    folder.particles()
+    return "refine s.zarr out.zarr --rounds 0"
+
+
+@case("--max-shift nan", "positive number of Å")
+def refine_with_a_reach_that_is_no_number(folder: Folder) -> str:
+    folder.particles()
+    return "refine s.zarr out.zarr --max-shift nan"
+
+
+@case("--limit -8", "positive number of Å")
+def refine_to_a_limit_below_zero(folder: Folder) -> str:
+    folder.particles()
+    return "refine s.zarr out.zarr --limit -8"
+
+
+@case("--initial-pixel-size 0", "positive number of Å")
+def refine_from_pixels_of_nothing(folder: Folder) -> str:
+    folder.particles()
+    return "refine s.zarr out.zarr --initial-pixel-size 0"
+
+
+@case("--accuracy reference", "choose accurate")
+def refine_with_direct_sums(folder: Folder) -> str:
+    folder.particles()
+    return "refine s.zarr out.zarr --accuracy reference"
+
+
+@case("box of 16", "100 kB is allowed", "machine with more memory")
+def refine_in_memory_that_is_not_allowed(folder: Folder) -> str:
+    folder.particles()
+    return "refine s.zarr out.zarr --max-memory 100kB"
+
+
+@case("r.zarr", "is a run with", "--overwrite")
+def refine_into_another_run(folder: Folder) -> str:
+    folder.particles()
+    folder.run()
+    return "refine s.zarr r.zarr"
+
+
+@case("refined.zarr", "b.zarr", "are not those in", "give the particle store that it refined")
+def refine_from_poses_of_other_particles(folder: Folder) -> str:
+    folder.refined(folder.particles("b.zarr"))
+    folder.particles()
+    return "refine s.zarr out.zarr --poses refined.zarr"
+
+
 # --- the poses of a refinement
 
 

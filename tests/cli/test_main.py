@@ -165,7 +165,12 @@ def test_help_of_every_command(name: str, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.parametrize(
     ("name", "config"),
-    [("reconstruct", "ReconstructConfig"), ("ingest", "IngestConfig"), ("simulate", "SimulateConfig")],
+    [
+        ("reconstruct", "ReconstructConfig"),
+        ("refine", "RefineConfig"),
+        ("ingest", "IngestConfig"),
+        ("simulate", "SimulateConfig"),
+    ],
 )
 def test_every_setting_is_an_option(name: str, config: str) -> None:
     """A setting of the Python function that the command line lacks (or renames) is an oversight."""

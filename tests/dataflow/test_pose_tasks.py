@@ -1,4 +1,4 @@
-"""A pass over the images: every half set against its own reference, all rows in place, sums of the new poses."""
+"""A pass over the images: every half against its own reference, all rows in place, sums of the new poses."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ from dcryo.io.run_store import RunStore, create_run
 from dcryo.methods.progress import Silent
 from dcryo.metrics.pose import geodesic_distance_modulo, to_asymmetric_unit
 from dcryo.metrics.rigid import Registration
+from dcryo.operators.pose_search import PoseSearch
 
 BOX, PIXEL, COUNT = 16, 2.0, 45
 QUIET = Silent()
@@ -206,7 +207,7 @@ def test_sums_are_those_of_the_new_poses(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 16 / 14])
 def test_every_half_has_its_reference_and_its_frame(tmp_path: Path, scale: float) -> None:
-    """Half 2's reference is the specimen turned and moved: so are its poses, until the frame takes them back."""
+    """Half 2's reference is turned and moved: so are its poses, until the frame takes them back."""
     frame = Registration(
         Rotation.from_rotvec([0.05, -0.08, 0.02]).as_matrix(), np.array([0.4, -0.2, 0.3]), 1.0
     )
@@ -266,6 +267,55 @@ def test_shifts_are_in_angstrom_whatever_the_pixels(tmp_path: Path) -> None:
     found = setting.passed(setting.of())
     assert geodesic_distance(matrices(found), setting.truth).max() < 2 * NEAR_TURN
     assert abs(found["shift"] - particles.shift).max() < 2 * NEAR_MOVE * PIXEL
+
+
+def test_later_searches_leave_settled_particles_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = Setting(tmp_path, halves="even-odd")
+    turn = np.linspace(0, 0.5, COUNT).astype(np.float32)
+    setting.run.write_poses(1, setting.begin | {"turn": turn, "lost": (turn > 0.4).astype(np.uint8)})
+    setting.fold = replace(setting.fold, poses=f"{setting.run.url}@1")
+    asked: list[int] = []
+    find = PoseSearch.find
+
+    def counted(self: PoseSearch, data: np.ndarray, views: Any, *arguments: Any, **more: Any) -> Any:
+        asked.append(len(views))
+        return find(self, data, views, *arguments, **more)
+
+    monkeypatch.setattr(PoseSearch, "find", counted)
+    rule = replace(FIT, search=SearchRule(0.5, 5.0, 1.0, 1.0, 1, settled=0.25))
+    found = setting.passed(setting.of(rule), 2)
+    assert sum(asked) == (turn >= 0.25).sum()
+    # those that were left out are the ones that turn by their nudge, and no more
+    assert found["turn"][turn < 0.25].max() < 0.08
+
+
+@pytest.mark.parametrize("strength", ["strong", "weak"])
+def test_images_may_be_folded_over_their_posterior(tmp_path: Path, strength: str) -> None:
+    """As at the best pose where that is certain; else another sum, of the same images."""
+    setting = Setting(tmp_path)
+    hard = setting.fold
+    poses = setting.passed(setting.of())
+    setting.fold = replace(hard, commits=str(tmp_path / "soft"))
+    if strength == "weak":
+        optics = replace(setting.particles.optics[0], noise=None)
+        weak = replace(setting.particles, optics=(optics,))
+        with create_particles(tmp_path / "p.zarr", weak, BOX, PIXEL, provenance={}, overwrite=True) as writer:
+            writer.append(pictures(weak, CLOUD))
+            writer.set_noise(np.full((1, BOX // 2 + 1), 1e5))
+    soft = setting.passed(setting.of(replace(FIT, soft=True)), 2)
+    if strength == "strong":
+        for name in ("rotation", "shift", "cost", "turn", "sigma_rotation"):
+            np.testing.assert_array_equal(soft[name], poses[name])
+    for root in setting.plan.roots.values():
+        one, other = (get_equations(Commits(f.commits), root) for f in (hard, setting.fold))
+        assert one.count == other.count
+        change = np.linalg.norm(one.rhs - other.rhs) / np.linalg.norm(one.rhs)
+        if strength == "strong":
+            assert other.energy == pytest.approx(one.energy, rel=1e-5)
+            # a turn by sigma moves a sum by that, squared, where its ends cancel
+            assert change < 1e-3
+        else:
+            assert change > 0.05
 
 
 # --- symmetry

@@ -1,4 +1,4 @@
-"""New poses of a batch: found from nothing in clean images, kept where they are better, lost where none is."""
+"""New poses of a batch: found from nothing in clean images, kept where they are better, or lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import oracle
 import pytest
 from scipy.spatial.transform import Rotation
 
-from dcryo.dataflow.pose_update import Batch, NewPoses, PoseRule, SearchRule, update_poses
+from dcryo.dataflow.pose_update import (
+    Batch,
+    NewPoses,
+    PoseRule,
+    SearchRule,
+    is_settled,
+    update_poses,
+    update_unsettled,
+)
 from dcryo.geometry.rotations import geodesic_distance
 from dcryo.geometry.so3 import so3_grid
 from dcryo.imaging.particles import Optics
@@ -124,6 +132,28 @@ def test_known_poses_are_candidates_and_the_best_one_wins() -> None:
         np.testing.assert_array_equal(new.rotation[p], bare.rotation[p])
         np.testing.assert_array_equal(new.shift[p], bare.shift[p])
         assert new.cost[p] == bare.cost[p]
+
+
+def test_settled_particles_are_fitted_and_not_searched() -> None:
+    given = images(1.0)
+    batch = given.with_poses(*nudged(given, 0.1, 0.3))
+    before = {
+        "turn": np.array([0.01, 0.5, 0.01, np.nan, 0.2, 0.0, 0.3, 0.1]),
+        "lost": np.array([0, 0, 1, 0, 0, 0, 0, 0]),
+    }
+    rule = PoseRule(7.5, 2, search=replace(SEARCH, settled=0.2))
+    assert rule.search is not None
+    settled = is_settled(before, rule.search)
+    assert settled.tolist() == [True, False, False, False, False, True, False, True]
+    model = PoseModel(VOLUME, "accurate", 1)
+    search = PoseSearch(model, so3_grid(spacing=0.35), 6.0, 0.35, 1)
+    found = update_unsettled(model, search, batch, rule, settled)
+    fitted, searched = (update_poses(model, s, batch, rule) for s in (None, search))
+    for name in NewPoses.__dataclass_fields__:
+        values = getattr(found, name)
+        np.testing.assert_array_equal(values[settled], getattr(fitted, name)[settled])
+        np.testing.assert_array_equal(values[~settled], getattr(searched, name)[~settled])
+    assert not np.array_equal(fitted.rotation, searched.rotation)
 
 
 def test_shifts_are_searched_around_the_known_ones() -> None:

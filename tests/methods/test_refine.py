@@ -617,7 +617,6 @@ def test_half_sets_in_two_frames_come_into_one(true: ParticleStore, tmp_path: Pa
         ]  # fmt: skip
         turn = geodesic_distance(*(h.alignment.rotation for h in halves))
         apart.append((float(turn), float(np.linalg.norm(halves[0].offset - halves[1].offset))))
-    print(apart)
     assert apart[0][0] == pytest.approx(frame.angle, abs=1e-6)
     assert apart[0][1] == pytest.approx(np.linalg.norm(frame.translation) * PIXEL, rel=1e-3)
     # 80 poses know a frame to a ninth of their own errors, 0.06 rad and 0.4 Å, and the maps hardly better

@@ -70,7 +70,7 @@ def course(
         "lost": np.append(np.full(count - 1, before), lost),
     }
     views = np.zeros((36, 72), np.int64)
-    poses = LastPoses(iteration, 200, 200, lost, views, np.full(200, 0.01), np.full(200, 0.3))
+    poses = LastPoses(iteration, 200, 190, lost, views, np.full(200, 0.01), np.full(200, 0.3))
     return Course(table, None, poses, 200, tuple(range(count + 1)) if held else (iteration,))
 
 

@@ -31,7 +31,8 @@ def poses(missing: int = 0, lost: int = 0) -> dict[str, np.ndarray]:
     sigma[:missing] = np.nan
     flags = np.arange(COUNT) >= COUNT - lost
     return {
-        "rotation": rotation, "shift": shift, "sigma_rotation": sigma, "sigma_shift": 10 * sigma, "lost": flags,
+        "rotation": rotation, "shift": shift, "sigma_rotation": sigma, "sigma_shift": 10 * sigma,
+        "lost": flags,
     }  # fmt: skip
 
 
@@ -70,7 +71,12 @@ def test_the_poses_that_it_began_with(run: RunStore) -> None:
     found = read_course(run)
     assert found.given == COUNT - 8
     assert found.poses is not None
-    assert (found.poses.iteration, found.poses.count, found.poses.posed, found.poses.lost) == (0, COUNT, 42, 0)
+    assert (found.poses.iteration, found.poses.count, found.poses.posed, found.poses.lost) == (
+        0,
+        COUNT,
+        42,
+        0,
+    )
     assert found.poses.views.sum() == 42
     assert len(found.poses.turns) == len(found.poses.moves) == 0
 

@@ -115,9 +115,9 @@ def test_a_low_compensation_factor_alone_is_preferred() -> None:
     assert "0 % of all directions hold less than 30 %" in (warning(found) or "")
 
 
-@pytest.mark.parametrize("count", [10, 40, 100, 400])
+@pytest.mark.parametrize("count", [10, 60, 200])
 def test_chance_is_no_preference(count: int) -> None:
-    for seed in range(5):
+    for seed in range(3):
         poses = matrix_to_quaternion(random_rotations(count, np.random.default_rng(seed)))
         assert warning(find_orientations(count_views(poses))) is None
 

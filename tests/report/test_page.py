@@ -26,6 +26,8 @@ RESULT = {
     "bytes_read": 33_600_000,
     "peak_rss": 412_000_000,
 }
+
+
 def fill(run: RunStore, *, halves: bool = True, truth: bool = True, config: Any = None) -> None:
     """A finished run with plausible numbers in every place that a reconstruction fills."""
     rng = np.random.default_rng(3)

@@ -14,7 +14,9 @@ from dcryo.geometry.rotations import matrix_to_quaternion, random_rotations
 from dcryo.io.run_store import RunStore, create_run
 from dcryo.methods.refine import RefineConfig, refine
 from dcryo.methods.simulate import SimulateConfig, simulate
+from dcryo.report.course import Course
 from dcryo.report.page import write_report
+from dcryo.report.refinement import shared_section
 
 BOX, PIXEL, COUNT, ROUNDS = 24, 4.0, 60, 3
 CONFIG = {"prior": "tv", "symmetry": "C1", "initial": "rough <1>.mrc", "low_pass": 32.0, "rounds": 25}
@@ -22,8 +24,8 @@ RESULT = {"resolution_0143_A": 11.37, "resolution_05_A": 15.2, "weight": 0.03, "
 
 
 def fill(
-    run: RunStore, *, rounds: int = ROUNDS, finish: bool = True, given: bool = True, lost: int = 0,
-    start: bool = True, side_views: bool = False,
+    run: RunStore, *, rounds: int = ROUNDS, finish: bool = True, lost: int = 0, start: bool = True,
+    top_views: bool = False,
 ) -> str:  # fmt: skip
     """A refinement with plausible numbers after ``rounds`` iterations; its page."""
     rng = np.random.default_rng(3)
@@ -32,13 +34,10 @@ def fill(
     for name in names:
         run.write_volume(name, volume, PIXEL)
     turns = random_rotations(COUNT, rng)
-    if side_views:
+    if top_views:
         turns = np.broadcast_to(np.eye(3), turns.shape)
     rotation, shift = matrix_to_quaternion(turns), rng.normal(size=(COUNT, 2))
-    nothing = np.full((COUNT, 4), np.nan)
-    run.write_poses(
-        0, {"rotation": rotation if given else nothing, "shift": shift if given else nothing[:, :2]}
-    )
+    run.write_poses(0, {"rotation": rotation, "shift": shift})
     for iteration in range(1, rounds + 1):
         run.write_poses(
             iteration,
@@ -142,9 +141,7 @@ def test_maps_go_from_the_start_to_the_end(page: str) -> None:
     assert page.count("<img ") == 15
 
 
-def test_one_under_way_shows_what_is_there(
-    tmp_path: Path, markup_faults: Callable[[str], list[str]]
-) -> None:
+def test_one_under_way_shows_what_is_there(tmp_path: Path, markup_faults: Callable[[str], list[str]]) -> None:
     url = tmp_path / "run.zarr"
     page = page_of(tmp_path, rounds=2, finish=False)
     assert markup_faults(page) == []
@@ -154,6 +151,8 @@ def test_one_under_way_shows_what_is_there(
     assert "not finished: the page shows it after 2 iterations." in page
     assert "14.50 <small>Å</small>" in page
     assert "linear half maps of iteration 2" in page
+    assert "<dd>24³ voxels</dd>" in page
+    assert "nothing of it beyond 25.6 Å" in page
     assert "mask-corrected" not in page
     assert page.count("<img ") == 3
     # the page in it is no obstacle to going on
@@ -185,36 +184,51 @@ def test_without_a_start_there_is_none_to_share(tmp_path: Path) -> None:
     assert "the linear map has its own." in page
 
 
-def test_without_poses_to_begin_with_none_are_shared(tmp_path: Path) -> None:
-    page = page_of(tmp_path, given=False)
-    assert "particles came with" not in page
-    assert "beyond 25.6 Å comes from the images of each.<" in page
+def shared(given: int = 60, side: float = 96.0, **config: Any) -> str:
+    return shared_section(Course(None, None, None, given, ()), CONFIG | config, side)
+
+
+def test_without_poses_to_begin_with_none_are_shared() -> None:
+    told = shared(given=0)
+    assert "particles came with" not in told
+    assert "beyond 25.6 Å comes from the images of each.<" in told
+
+
+def test_by_default_a_start_is_cut_off_at_an_eighth_of_the_box() -> None:
+    # the cosine ends at 1.25 times the frequency
+    assert "down to 12 Å, and nothing of it beyond 9.6 Å." in shared(low_pass=None)
+    assert "starting map" not in shared(low_pass=None, side=np.nan)
 
 
 @pytest.mark.parametrize(
     ("symmetry", "frame"),
-    [("C4", "a turn about z and a shift along it, 2 numbers, for C4"), ("D2", "No frame: the axes of D2")],
+    [
+        ("C1", "three angles and three shifts, 6 numbers"),
+        ("C4", "a turn about z and a shift along it, 2 numbers, for C4"),
+        ("D2", "No frame: the axes of D2"),
+        ("O", "No frame: the axes of O"),
+    ],
 )
-def test_symmetry_leaves_less_of_a_frame(tmp_path: Path, symmetry: str, frame: str) -> None:
-    page = page_of(tmp_path, {"symmetry": symmetry})
-    assert frame in page
-    assert "6 numbers" not in page
-    assert f"with the copies that {symmetry} makes" in page
+def test_symmetry_leaves_less_of_a_frame(symmetry: str, frame: str) -> None:
+    told = shared(symmetry=symmetry)
+    assert frame in told
 
 
-def test_no_prior_no_weight_to_share(tmp_path: Path) -> None:
-    assert "weight of the prior, with" not in page_of(tmp_path, {"prior": "none"})
+def test_no_prior_no_weight_to_share() -> None:
+    assert "the weight of the prior" in shared()
+    assert "weight" not in shared(prior="none")
+    assert "how far poses look" in shared(prior="none")
 
 
 def test_a_preferred_orientation_is_said_twice(tmp_path: Path) -> None:
-    page = page_of(tmp_path, side_views=True)
+    page = page_of(tmp_path, top_views=True)
     assert "<li>Preferred orientation: the map is smeared along the z axis" in page
     assert "<p>Preferred orientation: 100 % of the views are within 30° of the z axis" in page
 
 
 def test_the_page_of_a_real_refinement(tmp_path: Path) -> None:
     store = simulate(
-        str(tmp_path / "p.zarr"), SimulateConfig(box=16, pixel_size=4.0, particles=24, snr=5.0, ctf=False)
+        str(tmp_path / "p.zarr"), SimulateConfig(box=16, pixel_size=4.0, particles=24, snr=5.0, defocus=None)
     )
     run = refine(store.url, str(tmp_path / "run.zarr"), RefineConfig(rounds=2, weight=0.5, nonnegative=True))
     page = Path(write_report(run.url)).read_text("utf-8")

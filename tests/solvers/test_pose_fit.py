@@ -21,6 +21,7 @@ from dcryo.solvers.pose_fit import (
     TIGHTEN,
     PoseFit,
     levenberg_marquardt,
+    posterior_points,
     shortened,
     uncertainty,
 )
@@ -242,6 +243,32 @@ def test_what_the_data_leave_open_has_no_uncertainty() -> None:
     assert np.isinf(move[:2]).all()
     assert turn[2] == pytest.approx(np.sqrt(3))
     assert move[2] == pytest.approx(np.sqrt(2))
+
+
+def test_ten_points_have_the_mean_and_the_covariance_of_the_posterior() -> None:
+    rng = np.random.default_rng(4)
+    root = rng.standard_normal((3, 9, 5)) * [300, 100, 200, 4, 9]
+    normal = np.swapaxes(root, 1, 2) @ root
+    normal[2, 4] = normal[2, :, 4] = 0  # of the last one a shift is open
+    rotation, shift = Rotation.random(3, rng=rng).as_matrix(), rng.standard_normal((3, 2))
+    points = posterior_points(rotation, shift, normal)
+    turns = np.array([Rotation.from_matrix(np.swapaxes(rotation, 1, 2) @ r).as_rotvec() for r, _ in points])
+    steps = np.concatenate([-turns, np.array([t - shift for _, t in points])], axis=2)
+    assert steps.shape == (10, 3, 5)
+    for p in range(2):
+        wanted = np.linalg.inv(normal[p])
+        size = np.sqrt(np.diag(wanted))
+        np.testing.assert_allclose(steps[:, p].mean(axis=0), 0, atol=1e-9)
+        covariance = np.einsum("sa,sb->ab", steps[:, p], steps[:, p]) / 10
+        np.testing.assert_allclose(
+            covariance / np.outer(size, size), wanted / np.outer(size, size), atol=1e-9
+        )
+    np.testing.assert_allclose(steps[:, 2], 0, atol=1e-12)
+    near = posterior_points(rotation, shift, 1e-8 * normal, 0.1, 0.5)
+    for turned_, moved in near:
+        between = Rotation.from_matrix(np.swapaxes(rotation, 1, 2) @ turned_).magnitude()
+        assert (between < 0.1 + 1e-9).all()
+        assert (np.linalg.norm(moved - shift, axis=1) < 0.5 + 1e-9).all()
 
 
 PARTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
