@@ -28,7 +28,7 @@ def add_map_arguments(parser: argparse.ArgumentParser, default: ReconstructConfi
         help="of the prior, about 1, or auto: by cross-validation between the halves (default: %(default)s)",
     )  # fmt: skip
     model.add_argument(
-        "--nonnegative", type=_switch, default=default.nonnegative, metavar="{auto,on,off}",
+        "--nonnegative", type=switch, default=default.nonnegative, metavar="{auto,on,off}",
         help="density above the level of its surroundings; auto: unless cross-validation speaks against it "
         "(default: %(default)s)",
     )  # fmt: skip
@@ -130,7 +130,8 @@ def _threads(text: str) -> int:
     return int(text)
 
 
-def _switch(text: str) -> bool | str:
+def switch(text: str) -> bool | str:
+    """An option that is auto, on or off."""
     switches: dict[str, bool | str] = {"auto": "auto", "on": True, "off": False}
     if text not in switches:
         raise argparse.ArgumentTypeError(f"{text!r} is not one of auto, on, off")

@@ -19,7 +19,7 @@ import argparse
 from dataclasses import fields
 
 from dcryo.cli import console
-from dcryo.cli.map_arguments import add_map_arguments, add_work_arguments
+from dcryo.cli.map_arguments import add_map_arguments, add_work_arguments, switch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,10 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )  # fmt: skip
     poses.add_argument(
-        "--soft",
-        action="store_true",
-        help="fold every image over the posterior of its pose, not at the best one",
-    )
+        "--soft", type=switch, default=default.soft, metavar="{auto,on,off}",
+        help="fold images over the posterior of their poses, not at the best one; auto: where poses are not "
+        "known as well as they should be (default: %(default)s)",
+    )  # fmt: skip
     poses.add_argument(
         "--rounds", type=int, default=default.rounds, metavar="N",
         help="at most so many iterations of poses and map (default: %(default)s)",

@@ -117,10 +117,13 @@ def _refine(
             threads=fold.threads,
         )  # fmt: skip
         share = 1
-        settled = _settled(task, poses, rows)
+        settled, lost = _known(task, poses, rows)
         for particles, images in batches:
             seen = sum(len(w["turn"]) for w in windows)
-            posed, columns = update(particles, images, settled[seen : seen + len(images)])
+            here = slice(seen, seen + len(images))
+            posed, columns = update(particles, images, settled[here])
+            # without a search nothing is found again
+            columns["lost"] |= (lost[here] & settled[here]).astype(np.uint8)
             if task.of.rule is None:
                 check_poses(poses, posed[0])
             share = len(posed)
@@ -137,14 +140,21 @@ def _refine(
     return equations, columns, time.perf_counter() - began - batches.waited, batches.waited
 
 
-def _settled(task: PoseTask, poses: PoseSource, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Which of the rows a search leaves out."""
+def _known(
+    task: PoseTask, poses: PoseSource, rows: NDArray[np.intp]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which of the rows no search looks at, and which were lost before."""
     rule = task.of.rule
-    if rule is None or rule.search is None or rule.search.settled == 0:
-        return np.zeros(len(rows), np.bool_)
-    before = RunStore(poses.run).poses(poses.iteration, ("turn", "lost"), int(rows[0]), int(rows[-1]) + 1)
-    chosen: NDArray[np.bool_] = is_settled(before, rule.search)[rows - rows[0]]
-    return chosen
+    search = None if rule is None else rule.search
+    settled, lost = np.full(len(rows), search is None), np.zeros(len(rows), np.bool_)
+    if poses.iteration == 0:
+        return settled, lost
+    names, stop = ("turn", "lost"), int(rows[-1]) + 1
+    before = RunStore(poses.run).poses(poses.iteration, names, int(rows[0]), stop)
+    lost = before["lost"][rows - rows[0]] > 0
+    if search is not None and search.settled > 0:
+        settled = is_settled(before, search)[rows - rows[0]]
+    return settled, lost
 
 
 Update = Callable[[Particles, Float32, NDArray[np.bool_]], tuple[list[Particles], Columns]]

@@ -32,13 +32,17 @@ LOST_SHARE = 0.5
 """... or where another pose of its search, as far away as that, is as likely."""
 
 
+LEAST_SCALE = 1e-6
+"""Of a reference that is known up to a factor: an image that speaks against it at any pose leaves it open."""
+
+
 @dataclass(frozen=True)
 class SearchRule:
     """A search over all rotations, and shifts around the known ones.
 
     spacing: of the rotations, rad; radius: Fourier pixels that are compared; distance, step: of the shifts,
-    pixels; count: candidates that are fitted; free_scale: the reference is known up to a factor; settled: a
-    particle that turned by less than this in the iteration before, in rad, and is not lost, is not searched.
+    pixels; count: candidates that are fitted; settled: a particle that turned by less than this in the
+    iteration before, in rad, and is not lost, is not searched.
     """
 
     spacing: float
@@ -46,7 +50,6 @@ class SearchRule:
     distance: float
     step: float
     count: int
-    free_scale: bool = False
     settled: float = 0.0
 
 
@@ -56,7 +59,7 @@ class PoseRule:
 
     cutoff: Fourier pixels that count in the fit; steps: of the fit at most; update: one of ``UPDATES``;
     matching: the grid around known poses, where that is how they are found; soft: images are folded over the
-    posterior of their poses, and not at the best one.
+    posterior of their poses, and not at the best one; free_scale: the reference is known up to a factor.
     """
 
     cutoff: float
@@ -65,6 +68,7 @@ class PoseRule:
     search: SearchRule | None = None
     matching: MatchingGrid | None = None
     soft: bool = False
+    free_scale: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ def update_poses(model: PoseModel, search: PoseSearch | None, batch: Batch, rule
     """The best poses that a fit finds from the known ones, and from the candidates of a search."""
     rotation, shift = batch.rotation[:, None], batch.shift[:, None]
     if search is not None and rule.search is not None:
-        rotation, shift = _with_candidates(search, batch, rule.search)
+        rotation, shift = _with_candidates(search, batch, rule.search, rule.free_scale)
     elif rule.matching is not None:
         matched = match_projections(
             model, batch.data, batch.views, batch.radial, batch.rotation, batch.shift, rule.matching,
@@ -153,6 +157,8 @@ def update_poses(model: PoseModel, search: PoseSearch | None, batch: Batch, rule
     count, starts = rotation.shape[:2]
     image = np.repeat(np.arange(count), starts)
     evaluate = batch.evaluator(model, rule.cutoff, image)
+    if rule.free_scale:
+        evaluate = _at_scale(batch, model, rule.cutoff, image, rotation[:, 0], shift[:, 0])
     fit = _fit(evaluate, rotation.reshape(-1, 3, 3), shift.reshape(-1, 2), rule)
     cost = fit.cost.reshape(count, starts)
     which = cost.argmin(axis=1)
@@ -171,13 +177,15 @@ def update_poses(model: PoseModel, search: PoseSearch | None, batch: Batch, rule
     )  # fmt: skip
 
 
-def _with_candidates(search: PoseSearch, batch: Batch, rule: SearchRule) -> tuple[Float64, Float64]:
+def _with_candidates(
+    search: PoseSearch, batch: Batch, rule: SearchRule, free_scale: bool
+) -> tuple[Float64, Float64]:
     """Candidates (P, M) of a search, and the known poses as another one where there are any."""
     centre = np.where(np.isfinite(batch.shift), batch.shift, 0)
     views = batch.views.posed(batch.views.rotation, centre * (search.n / batch.box))
     shifts = shift_grid(rule.distance, rule.step)
     found = search.find(
-        batch.data, views, batch.radial, shifts, box=batch.box, count=rule.count, free_scale=rule.free_scale
+        batch.data, views, batch.radial, shifts, box=batch.box, count=rule.count, free_scale=free_scale
     )
     rotation, shift = found.rotation, found.shift + centre[:, None]
     known: NDArray[np.bool_] = np.asarray(np.isfinite(batch.rotation).all(axis=(1, 2)))
@@ -190,6 +198,34 @@ def _with_candidates(search: PoseSearch, batch: Batch, rule: SearchRule) -> tupl
         np.concatenate([given[:, None], rotation], axis=1),
         np.concatenate([beside[:, None], shift], axis=1),
     )
+
+
+def _at_scale(
+    batch: Batch, model: PoseModel, radius: float, image: NDArray[np.intp], rotation: Float64, shift: Float64
+) -> Evaluate:
+    """Terms of the volume times the factor that fits each particle best at a pose (P, ...) of it.
+
+    1/2 |s S - B|^2 is s^2 times 1/2 |S - B / s|^2, so that only the images change.
+    """
+    everyone = np.arange(len(rotation))
+
+    def cost(factor: float) -> Float64:
+        other = replace(batch, data=np.float32(factor) * batch.data)
+        return other.evaluator(model, radius, everyone)(everyone, rotation, shift).cost
+
+    corr, norm = (cost(-1) - cost(1)) / 2, 2 * cost(0)
+    scale = np.maximum(corr / np.maximum(norm, 1e-300), LEAST_SCALE)
+    scaled = replace(batch, data=(batch.data / scale[:, None, None, None]).astype(np.float32))
+    evaluate = scaled.evaluator(model, radius, image)
+
+    def rescaled(index: NDArray[np.intp], rotation: Float64, shift: Float64) -> PoseTerms:
+        terms = evaluate(index, rotation, shift)
+        square = scale[image[index]] ** 2
+        return PoseTerms(
+            terms.cost * square, terms.gradient * square[:, None], terms.normal * square[:, None, None]
+        )
+
+    return rescaled
 
 
 def _fit(evaluate: Evaluate, rotation: Float64, shift: Float64, rule: PoseRule) -> PoseFit:

@@ -32,6 +32,10 @@ OPTIONS = (
 )
 """As RELION's interface starts it, but for what corrects the norms and scales of images: ours are right."""
 
+CTF_OPTIONS = ("--ctf", "--ctf_corrected_ref")
+"""The starting map is a density: without the second one the first iteration compares images with projections
+that have no CTF, and finds random poses, from which RELION does not recover."""
+
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     # Open MPI: wherever it runs, also in a container of few cores, and politely
@@ -122,7 +126,7 @@ def auto_refine(star: Path, reference: Path, diameter: float, *, ctf: bool) -> R
         LAUNCHER, "-n", "3", sys.executable, "-c", _TIMED, str(out.resolve() / "cpu-"), PROGRAM,
         "--i", star.name, "--ref", os.path.relpath(reference, folder), "--o", f"{out.name}/run",
         *OPTIONS.split(), "--sym", "C1", "--particle_diameter", f"{diameter:.1f}",
-        *(["--ctf"] if ctf else []),
+        *(CTF_OPTIONS if ctf else ()),
     ]  # fmt: skip
     done = subprocess.run(
         command,

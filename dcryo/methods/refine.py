@@ -88,6 +88,10 @@ JUMPED = 0.02
 MAX_SHIFT = 0.06
 """Reach of a search in shifts, in boxes."""
 
+BLURRED = 0.9
+"""Standard deviation of the rotations [rad] times the Fourier pixels that poses look at, from which on images
+are folded over the posterior of their poses; below, it changes nothing but the time."""
+
 SETTLED = 0.2
 """Poses have settled when they turn by less than this share of their standard deviation."""
 
@@ -283,20 +287,33 @@ class _Refinement:
     def _rule(self, cutoff: float, search: bool) -> PoseRule:
         box, number = self.store.box, len(self.rounds)
         radius = min(cutoff, SEARCH_RADIUS if number else FIRST_RADIUS)
+        # nobody knows the grey scale of a map that comes from elsewhere
+        rule = PoseRule(
+            cutoff, SEARCH_STEPS if search else STEPS, self.config.update, soft=self._soft(),
+            free_scale=number == 0,
+        )  # fmt: skip
         if not search:
             grid = self._grid(cutoff) if self.config.update == "matching" else None
-            return PoseRule(cutoff, STEPS, self.config.update, matching=grid, soft=self.config.soft)
+            return replace(rule, matching=grid)
         reach = self.config.max_shift
-        rule = SearchRule(
+        around = SearchRule(
             spacing=min(WIDEST, SPACING / radius),
             radius=radius,
             distance=MAX_SHIFT * box if reach is None else reach / self.store.pixel_size,
             step=SHIFT_STEP * box / radius,
             count=CANDIDATES,
-            free_scale=number == 0,
             settled=0.0 if number < 2 else min(WIDEST, SPACING / radius),
         )
-        return PoseRule(cutoff, SEARCH_STEPS, self.config.update, rule, soft=self.config.soft)
+        return replace(rule, search=around)
+
+    def _soft(self) -> bool:
+        """Whether images are folded over the posterior of their poses."""
+        if self.config.soft != "auto":
+            return bool(self.config.soft)
+        if not self.changes:
+            return False
+        # a comparison with NaN is false: poses as they were given have no known uncertainty
+        return self.changes[-1].sigma_median * _cutoff(self.steps[-1]) > BLURRED
 
     def _grid(self, cutoff: float) -> MatchingGrid:
         """The grid of projection matching: half of the last one, as fine as ``cutoff`` can tell."""
@@ -363,8 +380,8 @@ class _Refinement:
             with self.clock.stage("poses"):
                 gather_poses(self.out, number, plan, of, {"cutoff": _cutoff(step)})
             task = RoundTask(
-                replace(of, fold=replace(fold, threads=self.threads)), plan, self.config, number,
-                self.store.pixel_size, self.store.box, self.final.n, key,
+                replace(of, fold=replace(fold, threads=self.threads)), plan, self.config,
+                self.store.pixel_size, self.store.box, key,
                 _state(number - 1) if self.rounds else None,
             )  # fmt: skip
             with self.clock.stage("maps"):

@@ -36,8 +36,9 @@ class RefineConfig(ReconstructConfig):
     update : {"lm", "gradient", "matching"}
         How poses are refined: Levenberg-Marquardt; gradient descent with backtracking (the thesis' Algorithm
         5); or projection matching, the best of ever finer grids.
-    soft : bool
-        Fold every image over the posterior of its pose instead of at the best one: ten times the folding.
+    soft : bool or "auto"
+        Fold every image over the posterior of its pose instead of at the best one, which is ten times the
+        folding; auto: where poses are known less well than the finest detail that they look at.
     rounds : int
         At most so many iterations of poses and map.
     limit : float, optional
@@ -50,11 +51,13 @@ class RefineConfig(ReconstructConfig):
     search: Literal["auto", "global", "local"] = "auto"
     max_shift: float | None = None
     update: Literal["lm", "gradient", "matching"] = "lm"
-    soft: bool = False
+    soft: bool | Literal["auto"] = "auto"
     rounds: int = 25
     limit: float | None = None
 
     def __post_init__(self) -> None:
+        if self.soft not in (True, False, "auto"):
+            raise InputError(f"--soft {self.soft!r} is not one of auto, on, off")
         if self.halves == "none":
             raise InputError(
                 "--halves none: a refinement looks no further than half maps agree; choose auto or even-odd"

@@ -23,7 +23,7 @@ from dcryo.methods.linear_map import solve_linear, surroundings
 from dcryo.methods.progress import Progress
 from dcryo.methods.reconstruct_config import ReconstructConfig
 from dcryo.methods.regularise import MapProblem, Method, Solution, solve_map
-from dcryo.methods.weight import FIRST_WEIGHT, choose_weight
+from dcryo.methods.weight import FIRST_WEIGHT
 from dcryo.metrics.fsc import fsc_curve, mean_fsc, resolution, soft_ball
 from dcryo.metrics.registration import register
 from dcryo.metrics.rigid import Registration, half_spectrum, resampled
@@ -47,13 +47,6 @@ MASK_EDGE = 3.0
 FRAME_SHELLS = 12.0
 """Half maps are brought into one frame by what they hold below so many Fourier voxels."""
 
-FIRST_ROUNDS = 2
-"""Iterations with the weight FIRST_WEIGHT: the voxels of their coarse maps hardly need a prior, and what
-cross-validation would find there is too little for the finer ones."""
-
-COARSER = 1.3
-"""The weight is looked for again where maps are so many times as large as when it was found."""
-
 STILL = 1e-3
 """Half maps that are turned against each other by less, in rad, are left where they are."""
 
@@ -62,17 +55,15 @@ STILL = 1e-3
 class RoundTask:
     """Solve an iteration and commit its state.
 
-    number: of the iteration, from 1 on; pixel_size: of the images, Å; box: their side; finest: side of the
-    final maps; key: of its state; before: of the one that the iteration before has left, or None.
+    pixel_size: of the images, Å; box: their side; key: of its state; before: of the one that the iteration
+    before has left, or None.
     """
 
     of: PosePass
     plan: Plan
     config: ReconstructConfig
-    number: int
     pixel_size: float
     box: int
-    finest: int
     key: str
     before: str | None
 
@@ -82,8 +73,7 @@ class Round:
     """What an iteration found: also the meta data of its commit.
 
     support: Fourier pixels to which the half maps agree; fsc: by shell; n: side of its maps; weight and
-    nonnegative: of the prior; weighed: side of the maps when these were found, 0: not yet; rotation and
-    translation: of half 2 against half 1.
+    nonnegative: of the prior; rotation and translation: of half 2 against half 1.
     """
 
     n: int
@@ -94,7 +84,6 @@ class Round:
     mean_fsc: float
     weight: float
     nonnegative: bool
-    weighed: int
     rotation: list[list[float]]
     translation: list[float]
 
@@ -125,11 +114,11 @@ def solve_round(task: RoundTask, progress: Progress) -> Round:
     mask = soft_ball(n, min((diameter or 0.8 * task.box * task.pixel_size) / voxel / 2, 0.5 * n), MASK_EDGE)
     curve = fsc_curve(linear[1] * mask, linear[2] * mask)
     curve[(n - 1) // 2 + 1 :] = 0
-    maps, weight, nonnegative, weighed = _regularised(task, problems, linear, states)
+    maps, weight, nonnegative = _regularised(task, problems, linear, states)
     frame = _frame(task, linear, int(support_of(curve)))
     found = Round(
         n, support_of(curve), [float(v) for v in curve], resolution(curve, 0.143, n, voxel),
-        resolution(curve, 0.5, n, voxel), mean_fsc(curve), weight, nonnegative, weighed,
+        resolution(curve, 0.5, n, voxel), mean_fsc(curve), weight, nonnegative,
         frame.rotation.tolist(), frame.translation.tolist(),
     )  # fmt: skip
     states.put(task.key, {f"half{half}": np.asarray(m, np.float32) for half, m in maps.items()}, vars(found))
@@ -144,35 +133,26 @@ def support_of(curve: Float64) -> int:
 
 def _regularised(
     task: RoundTask, problems: dict[int, MapProblem], linear: dict[int, Any], states: Commits
-) -> tuple[dict[int, Any], float, bool, int]:
-    """Regularised half maps, their prior weighed by cross-validation where maps have grown much finer."""
+) -> tuple[dict[int, Any], float, bool]:
+    """Regularised half maps; a weight that is to be found is that of the noise of one voxel.
+
+    Cross-validation of maps that hardly need a prior, as coarse ones, finds next to none, and images that are
+    compared with a map of their own noise confirm the poses that they have.
+    """
     config = task.config
     if config.prior == "none":
-        return linear, 0.0, False, 0
+        return linear, 0.0, False
     method = Method(config.prior, config.solver, config.rho)
     stop = iterations(min(config.iterations, ITERATIONS)) | objective_gap(TOLERANCE)
-    before = None if task.before is None else Round(**states.meta(task.before))
-    weight, nonnegative, weighed = FIRST_WEIGHT, False, 0
-    if before is not None:
-        weight, nonnegative, weighed = before.weight, before.nonnegative, before.weighed
-    given = None if config.weight == "auto" else float(config.weight)
-    constraint = None if config.nonnegative == "auto" else bool(config.nonnegative)
-    n = task.plan.n
-    if (task.number <= FIRST_ROUNDS and n < task.finest) or n < COARSER * weighed:
-        weight = weight if given is None else given
-        nonnegative = nonnegative if constraint is None else constraint
-        known = {} if before is None else states.get(str(task.before))[0]
-        maps = {}
-        for half, problem in problems.items():
-            start = _start(known[f"half{half}"], problem) if known else None
-            solved = solve_map(problem, weight, nonnegative, stop, start, method=method)
-            maps[half] = solved.coefficients
-        return maps, weight, nonnegative, weighed
-    choice = choose_weight(
-        problems[1], problems[2], ITERATIONS, TOLERANCE, weight=given, nonnegative=constraint, method=method
-    )
-    maps = {1: choice.first.coefficients, 2: choice.second.coefficients}
-    return maps, choice.weight, choice.nonnegative, n
+    weight = FIRST_WEIGHT if config.weight == "auto" else float(config.weight)
+    nonnegative = False if config.nonnegative == "auto" else bool(config.nonnegative)
+    known = {} if task.before is None else states.get(task.before)[0]
+    maps = {}
+    for half, problem in problems.items():
+        start = _start(known[f"half{half}"], problem) if known else None
+        solved = solve_map(problem, weight, nonnegative, stop, start, method=method)
+        maps[half] = solved.coefficients
+    return maps, weight, nonnegative
 
 
 def _start(known: Real, problem: MapProblem) -> Solution:

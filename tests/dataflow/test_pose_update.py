@@ -107,6 +107,24 @@ def test_clean_images_are_given_their_poses_from_nothing(scale: int) -> None:
     assert not new.lost.any()
 
 
+@pytest.mark.parametrize("searched", [True, False], ids=["search", "known"])
+@pytest.mark.parametrize("factor", [0.01, 100.0])
+def test_the_scale_of_a_volume_does_not_matter_where_it_is_free(factor: float, searched: bool) -> None:
+    """Poses, uncertainties and costs are those of the volume that fits."""
+    given = images(100.0)
+    batch = given.batch if searched else given.with_poses(*nudged(given, 0.1, 0.3))
+    rule = PoseRule(6.0, 4, search=SEARCH if searched else None, free_scale=True)
+    one, other = (updated(batch, rule, f * VOLUME) for f in (np.float32(1), np.float32(factor)))
+    # float32 numbers of other sizes are rounded elsewhere; fits magnify that by the inverse of a damping
+    np.testing.assert_allclose(other.rotation, one.rotation, atol=1e-3)
+    np.testing.assert_allclose(other.shift, one.shift, atol=1e-3)
+    np.testing.assert_allclose(other.cost, one.cost, rtol=1e-4)
+    np.testing.assert_allclose(other.sigma_rotation, one.sigma_rotation, rtol=1e-2)
+    # which a volume that is known is held against
+    bound = updated(batch, replace(rule, free_scale=False), np.float32(factor) * VOLUME)
+    assert (abs(bound.cost / one.cost - 1) > 0.05).any()
+
+
 def test_known_poses_are_candidates_and_the_best_one_wins() -> None:
     given = images(1.0)
     rotation, shift = nudged(given, 0.1, 0.3)

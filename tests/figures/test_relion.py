@@ -129,6 +129,7 @@ def test_options_are_those_of_an_auto_refinement(
     assert given["--particle_diameter"] == "123.4"
     assert {"--auto_refine", "--split_random_halves"} <= given.keys()
     assert ("--ctf" in given) is ctf
+    assert ("--ctf_corrected_ref" in given) is ctf
 
 
 def test_an_error_is_what_it_said_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ from dcryo.geometry.rotations import (
 from dcryo.geometry.symmetry import point_group
 from dcryo.io.mrc import write_volume
 from dcryo.io.particle_store import ParticleStore, create_particles, open_particles
-from dcryo.io.run_store import RunStore, open_run
+from dcryo.io.run_store import RunStore, open_run, read_map
 from dcryo.methods.progress import Silent
 from dcryo.methods.reconstruct import ReconstructConfig, reconstruct
 from dcryo.methods.refine import RefineConfig, refine
@@ -568,6 +568,17 @@ def test_maps_of_another_basis_are_folded_at_the_last_poses(
     plain = reconstruct(small.url, str(tmp_path / "plain.zarr"), config, threads=1)
     for name in plain.volumes():
         np.testing.assert_array_equal(run.volume(name)[0], plain.volume(name)[0], err_msg=name)
+
+
+def test_the_grey_scale_of_the_start_does_not_matter(
+    small: ParticleStore, quick: RefineConfig, undisturbed: RunStore, tmp_path: Path
+) -> None:
+    volume, pixel_size = read_map(str(quick.initial))
+    other = write_volume(tmp_path / "other.mrc", 50 * volume, pixel_size)
+    config = replace(quick, initial=str(other), rounds=1)
+    run = refine(small.url, str(tmp_path / "run.zarr"), config, threads=1)
+    turns = geodesic_distance(*(quaternion_to_matrix(r.poses(1)["rotation"]) for r in (run, undisturbed)))
+    assert np.mean(turns < 1e-3) > 0.95  # but for images that two poses fit alike
 
 
 def test_half_sets_do_not_see_each_other(small: ParticleStore, quick: RefineConfig, tmp_path: Path) -> None:
