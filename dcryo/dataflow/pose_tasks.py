@@ -187,7 +187,9 @@ def _updater(task: PoseTask, radial: Radial, store: ParticleStore) -> Update:
             particles, rotation=np.tile([0.0, 0, 0, 1], (len(particles), 1)), shift=np.zeros_like(moved)
         )
         views = make_views(bare, store.pixel_size, fold.scale)
-        batch = Batch(to_lattice(images, fold.n, fold.threads), views, radial, store.box, before, moved)
+        batch = Batch(
+            to_lattice(images, fold.n, fold.threads), views, radial, store.box, before, moved, group
+        )
         new = update_unsettled(model, search, batch, rule, settled)
 
         def placed(rotation: Float64, shift: Float64) -> tuple[Float64, Float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,8 @@ OPEN = np.pi
 LOST_SIGMA = np.radians(20)
 """A particle is lost where its rotation is known no better than this ..."""
 
-LOST_SHARE = 0.5
-"""... or where another pose of its search, as far away as that, is as likely."""
+LOST_SHARE = 0.25
+"""... or where another pose of its search, as far away as that, has this share of the likelihood of both."""
 
 
 LEAST_SCALE = 1e-6
@@ -76,7 +76,8 @@ class Batch:
     """Particles as a fit sees them.
 
     data: images on the lattice; views: transfer functions, without shifts; radial: tables; box: of the
-    images; rotation (P, 3, 3) and shift (P, 2) [pixels]: known poses, NaN where there is none.
+    images; rotation (P, 3, 3) and shift (P, 2) [pixels]: known poses, NaN where there is none; group
+    (G, 3, 3): the point group of the specimen.
     """
 
     data: Float32
@@ -85,6 +86,7 @@ class Batch:
     box: int
     rotation: Float64
     shift: Float64
+    group: Float64 = field(default_factory=lambda: np.eye(3)[None])
 
     def take(self, index: NDArray[np.bool_]) -> Batch:
         """Some of the particles."""
@@ -167,7 +169,7 @@ def update_poses(model: PoseModel, search: PoseSearch | None, batch: Batch, rule
     found = fit.rotation.reshape(count, starts, 3, 3)
     best = found[np.arange(count), which]
     # far from the best pose, and how likely beside it: exp(-cost) is the likelihood
-    far: NDArray[np.bool_] = _angles(found, best[:, None]) > LOST_SIGMA
+    far: NDArray[np.bool_] = np.asarray(_angles(found, best[:, None], batch.group) > LOST_SIGMA)
     others = np.where(far, np.exp(-np.minimum(cost - cost.min(axis=1, keepdims=True), 700)), 0)
     rival = others.max(axis=1)
     lost = (turns > LOST_SIGMA) | (rival / (1 + rival) >= LOST_SHARE)
@@ -237,8 +239,8 @@ def _fit(evaluate: Evaluate, rotation: Float64, shift: Float64, rule: PoseRule) 
     return levenberg_marquardt(evaluate, rotation, shift, steps=rule.steps)
 
 
-def _angles(a: Float64, b: Float64) -> Float64:
-    """Angles between rotations; the arc cosine is good enough beside degrees."""
-    cosine = (np.einsum("...ij,...ij->...", a, b) - 1) / 2
-    angles: Float64 = np.arccos(np.clip(cosine, -1, 1))
+def _angles(a: Float64, b: Float64, group: Float64) -> Float64:
+    """Angles between rotations modulo a point group; the arc cosine is good enough beside degrees."""
+    traces = [np.einsum("...ij,...ij->...", a, b @ element) for element in group]
+    angles: Float64 = np.arccos(np.clip((np.max(traces, axis=0) - 1) / 2, -1, 1))
     return angles
