@@ -41,19 +41,19 @@ def run(args: argparse.Namespace) -> int:
         refined_report = write_report(made.refined.url, str(args.folder / "refined.html"))
     result = made.run.attributes["result"]
     refined = {
-        "run": made.refined.url,
-        "report": refined_report,
+        "refined": made.refined.url,
+        "refined_report": refined_report,
+        "refined_resolution_0143_A": made.refined.attributes["result"]["resolution_0143_A"],
         "pose_error_median_deg": math.degrees(pose_error(made)),
-        **made.refined.attributes["result"],
     }
     if args.json:
         runs = {"particles": made.particles, "run": made.run.url, "report": report}
-        console.print_json({**runs, **result, "refined": refined})
+        console.print_json({**runs, **refined, **result})
         return 0
     console.print_table(console.result_rows(result))
     print(
-        f"\nWithout their poses, from that map cut off at an eighth of its box: found again to "
-        f"{refined['pose_error_median_deg']:.2g}° (median), resolution {refined['resolution_0143_A']:.3g} Å"
+        "\nWithout their poses, from that map cut off at an eighth of its box: found again to "
+        f"{refined['pose_error_median_deg']:.2g}° (median), {refined['refined_resolution_0143_A']:.3g} Å"
     )
     print(f"\nThe reports: {report}, {refined_report}\n\nSee also")
     print(f"  dcryo info {made.particles}")

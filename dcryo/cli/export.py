@@ -16,6 +16,7 @@ the images, they come as an .mrcs too.
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 
 from dcryo.cli import console
 
@@ -41,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a refinement, whose poses go into a .star (default: the last)",
     )
     parser.add_argument(
+        "--lost", action=argparse.BooleanOptionalAction, default=True,
+        help="a .star of a refinement holds the particles that it has lost as well (default: it does)",
+    )  # fmt: skip
+    parser.add_argument(
         "--beside",
         action="store_true",
         help="a .star names its images relative to its own folder, not to this one",
@@ -52,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     """Export, and say where."""
     from dcryo.methods.export import ExportConfig, export
 
-    config = ExportConfig(what=args.what, images=args.images, iteration=args.iteration, beside=args.beside)
+    config = ExportConfig(**{field.name: getattr(args, field.name) for field in fields(ExportConfig)})
     with console.progress_on_stderr() as progress:
         path = export(args.store, args.out, config, progress=progress, overwrite=args.overwrite)
     if args.json:

@@ -44,6 +44,8 @@ class ExportConfig:
         store brings its images, and a run only where those files will not do.
     iteration : int, optional
         For the ``.star`` of a refinement: the iteration whose poses are written, by default the last.
+    lost : bool
+        For the ``.star`` of a refinement: with the particles that it has lost.
     beside : bool
         For ``.star``: name the images relative to the folder of the STAR file, for RELION run in that
         folder.  By default the name is relative to where this is run, which is then RELION's project.
@@ -52,6 +54,7 @@ class ExportConfig:
     what: str | None = None
     images: bool | None = None
     iteration: int | None = None
+    lost: bool = True
     beside: bool = False
 
 
@@ -117,6 +120,8 @@ def export(
         return _write_run_table(text, target, config, progress, overwrite)
     if config.iteration is not None:
         raise InputError(f"{text}: --iteration is for the poses of a run; leave it out")
+    if not config.lost:
+        raise InputError(f"{text}: --no-lost is for the poses of a run; leave it out")
     store = open_particles(text)
     if ending == ".mrcs":
         write_stack(target, _images(store, progress), store.pixel_size)
@@ -170,8 +175,15 @@ def _write_run_table(
     posed = np.flatnonzero(np.isfinite(particles.rotation).all(axis=1))
     if not len(posed):
         raise InputError(f"{poses.url}: no particle has a pose; choose a later --iteration")
-    if lost := len(particles) - len(posed):
-        progress.message(f"{lost:,} of {len(particles):,} particles have no pose and are left out")
+    if missing := len(particles) - len(posed):
+        progress.message(f"{missing:,} of {len(particles):,} particles have no pose and are left out")
+    if not config.lost and "lost" in open_run(poses.run).pose_record(poses.iteration)["columns"]:
+        lost = open_run(poses.run).poses(poses.iteration, ("lost",))["lost"]
+        kept = posed[lost[posed] == 0]
+        if not len(kept):
+            raise InputError(f"{poses.url}: every particle is lost; leave --no-lost out")
+        progress.message(f"{len(posed) - len(kept):,} lost particles are left out")
+        posed = kept
     if config.images is None:
         config = replace(config, images=bool(_why_images(store, particles)))
     return _write_table(store, particles, target, config, progress, overwrite, posed)

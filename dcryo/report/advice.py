@@ -111,10 +111,8 @@ def lost_particles(course: Course, run: str) -> list[str]:
             f"their rotation is known no better than {limit} (standard deviation), or another pose of their "
             "search, at least that far away, explains the image as well. They count in the maps all the "
             "same, where they add noise and no detail.",
-            f"To leave them out: `dcryo export {quote(run)} refined.star` writes all particles, in the order "
-            f"of the table that they came from; lost are those where the array `poses/{poses.iteration:04d}/"
-            "lost` of the run is 1, in the order of the particle store. Remove their rows, ingest the rest "
-            "and refine that.",
+            f"To leave them out: `dcryo export {quote(run)} refined.star --no-lost` writes the others; "
+            f"ingest that and refine it. The array `poses/{poses.iteration:04d}/lost` of the run marks them.",
         ]
     else:
         steps.append(

@@ -211,3 +211,24 @@ def test_relion_reads_it(shared_data: Path, tmp_path: Path, monkeypatch: pytest.
     # Ten digits of angles and shifts in place of RELION's six.
     np.testing.assert_allclose(maps[1], maps[0], atol=1e-4 * np.abs(maps[0]).max())
     assert maps[0].std() > 0
+
+
+def test_lost_particles_are_left_out_when_asked_for(tmp_path: Path) -> None:
+    store = particles(tmp_path / "particles.zarr")
+    lost = np.zeros(COUNT, np.uint8)
+    lost[[2, 7]] = 1
+    run = refined(tmp_path / "run", store, poses(1) | {"lost": lost})
+    with_them = starfile.read(export(run.url, tmp_path / "all.star"))["particles"]
+    without = starfile.read(export(run.url, tmp_path / "kept.star", ExportConfig(lost=False)))["particles"]
+    gone = set(with_them["rlnImageName"]) - set(without["rlnImageName"])
+    source = store.particles().source
+    assert gone == {f"{source[p, 1] + 1:06d}@{FILES[source[p, 0]]}" for p in (2, 7)}
+    assert len(without) == COUNT - 2
+
+
+def test_a_refinement_that_lost_every_particle_exports_none(tmp_path: Path) -> None:
+    store = particles(tmp_path / "particles.zarr")
+    run = refined(tmp_path / "run", store, poses(1) | {"lost": np.ones(COUNT, np.uint8)})
+    with pytest.raises(InputError, match="every particle is lost"):
+        export(run.url, tmp_path / "none.star", ExportConfig(lost=False))
+    assert not (tmp_path / "none.star").exists()

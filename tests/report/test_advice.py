@@ -77,7 +77,7 @@ def course(
 def test_lost_particles_are_explained() -> None:
     what, how = lost_particles(course(3), "run.zarr")
     assert what.startswith("3 of 200 particles (1.5 %) are lost: their rotation is known no better than 20°")
-    assert "`dcryo export run.zarr refined.star`" in how
+    assert "`dcryo export run.zarr refined.star --no-lost`" in how
     assert "`poses/0004/lost`" in how
 
 
