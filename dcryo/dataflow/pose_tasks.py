@@ -40,8 +40,10 @@ from dcryo.metrics.rigid import Registration, half_spectrum, resampled
 from dcryo.operators.normal import Accumulator, NormalEquations
 from dcryo.operators.pose_search import PoseSearch
 from dcryo.operators.poses import PoseModel
-from dcryo.operators.projector import to_lattice
+from dcryo.operators.projector import half_width, to_lattice
+from dcryo.operators.slices import HalfGrid
 from dcryo.operators.views import Radial, make_views
+from dcryo.operators.window import window
 from dcryo.solvers.pose_fit import posterior_points
 
 if TYPE_CHECKING:
@@ -74,6 +76,15 @@ class PoseTask:
 
     of: PosePass
     slice: Slice
+
+
+def pose_bytes(n: int, batch: int, accuracy: str) -> int:
+    """Memory that new poses take beside the sums, in bytes: the reference's grid, and lattices of a batch.
+
+    Of a batch there are the lattice, a copy at another grey scale, and one of what is searched.
+    """
+    lattice = 8 * batch * (2 * half_width(n) + 1) * (half_width(n) + 1)
+    return 4 * int(np.prod([float(side) for side in HalfGrid(n, window(accuracy)).shape])) + 3 * lattice
 
 
 def poses_key(slice_key: str) -> str:
@@ -111,7 +122,8 @@ def _refine(
     rows = rows_of(store, SliceTask(fold, task.slice))
     with read_batches(store, rows, fold.batch, "cpu", poses) as batches:
         began = time.perf_counter()
-        update = _updater(task, radial, store)
+        # references are voxels, whatever the maps are made of
+        update = _updater(task, radial_tables(store, replace(fold, basis="voxel")), store)
         accumulator = Accumulator(
             fold.n, radial, accuracy=fold.accuracy, symmetry=group if len(group) > 1 else None,
             threads=fold.threads,

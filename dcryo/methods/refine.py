@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,8 @@ from dcryo.dataflow.commits import Commits
 from dcryo.dataflow.executor import Executor, SerialExecutor, Task
 from dcryo.dataflow.plan import Plan, check_resources
 from dcryo.dataflow.pose_source import PoseSource, check_all_poses, given_poses, posed_particles
-from dcryo.dataflow.pose_tasks import PosePass, PoseTask, gather_poses, refine_slice
-from dcryo.dataflow.pose_update import PoseRule, SearchRule
+from dcryo.dataflow.pose_tasks import PosePass, PoseTask, gather_poses, pose_bytes, refine_slice
+from dcryo.dataflow.pose_update import PoseRule
 from dcryo.errors import InputError
 from dcryo.io.location import is_remote, join, normalise, remove_tree
 from dcryo.io.particle_store import ParticleStore, open_particles
@@ -35,73 +35,15 @@ from dcryo.methods.progress import Progress, Silent
 from dcryo.methods.reconstruct import MapsTask, make_fold, make_maps, make_plan
 from dcryo.methods.refine_config import RefineConfig
 from dcryo.methods.refine_round import Round, RoundTask, solve_round
+from dcryo.methods.refine_schedule import Schedule, Step
 from dcryo.methods.refine_table import PoseChange, measure_change, write_iterations
 from dcryo.methods.run_record import Clock, ImageCount, finished, record_plan, recorded, scratch_bytes
 from dcryo.methods.start_map import StartMap, prepare_start
-from dcryo.operators.projection_matching import MatchingGrid
-from dcryo.operators.window import even_fast_length
 
 Float32 = NDArray[np.float32]
 
 START_SHELLS = 8.0
 """Fourier pixels to which a starting map is used where its resolution is not given."""
-
-ROOM = 1.5
-"""Maps of an iteration reach this many times farther than its poses look: there the next ones may go."""
-
-MARGIN = 4
-"""And so many Fourier pixels more."""
-
-WHOLE = 0.85
-"""A coarse map that is nearly as large as the final one is the final one."""
-
-GROWTH, STRIDE = 1.4, 1.0
-"""The frequencies that poses look at grow by no more than this factor and so many Fourier pixels at once."""
-
-SEARCH_ROUNDS = 4
-"""Iterations that search all rotations at most; from the third on only for particles that still jump."""
-
-FIRST_RADIUS, SEARCH_RADIUS = 6.0, 8.0
-"""Fourier pixels that the first search compares at most, and later ones; it costs their sixth power."""
-
-SPACING = 1.2
-"""Of the rotations of a search, in the finest detail over the radius of the box: rad times Fourier pixels."""
-
-WIDEST = 0.35
-"""Spacing at most, rad."""
-
-SHIFT_STEP = 0.2
-"""Of the shifts of a search, in periods of the finest detail."""
-
-FINER = 8.0
-"""Grids of projection matching end at so many times finer ones than a search has."""
-
-CANDIDATES = 4
-"""Poses that a search gives to the fit."""
-
-SEARCH_STEPS, STEPS = 5, 3
-"""Steps of the fit after a search, and of one that goes on from the pose before."""
-
-JUMPED = 0.02
-"""A search is not repeated where fewer particles than this share jumped by more than its spacing."""
-
-MAX_SHIFT = 0.06
-"""Reach of a search in shifts, in boxes."""
-
-BLURRED = 0.9
-"""Standard deviation of the rotations [rad] times the Fourier pixels that poses look at, from which on images
-are folded over the posterior of their poses; below, it changes nothing but the time."""
-
-SETTLED = 0.2
-"""Poses have settled when they turn by less than this share of their standard deviation."""
-
-
-@dataclass(frozen=True)
-class _Step:
-    """How an iteration is done: side of its maps, and the rule for its poses."""
-
-    n: int
-    rule: PoseRule | None
 
 
 def refine(
@@ -172,8 +114,10 @@ def refine(
         )  # fmt: skip
     start = _start_map(store, config, progress)
     if overwrite or not finished(run):
+        batch = min(final.batch, max(part.count for part in final.slices))
+        needed = final.task_memory + pose_bytes(final.n, batch, config.accuracy)
         check_resources(
-            final,
+            replace(final, task_memory=needed),
             None if is_remote(run) else normalise(run),
             task_memory=max_memory or capacity.memory,
             solve_memory=max_memory or (None if executor.here else capacity.memory),
@@ -218,10 +162,12 @@ class _Refinement:
         self.executor, self.progress = executor, progress
         self.threads, self.task_threads = threads, threads or task_threads
         self.states = Commits(join(out.scratch, "states"))
+        self.schedule = Schedule(
+            config, store.box, store.pixel_size, final.n, None if start is None else start.band
+        )
         self.clock = Clock()
         self.rounds: list[Round] = []
         self.changes: list[PoseChange] = []
-        self.steps: list[_Step] = []
         self.seconds: list[float] = []
         self.handles: list[Handle] = []
 
@@ -230,10 +176,10 @@ class _Refinement:
         began = time.perf_counter()
         self.executor.check_access(self.store.url, self.out.scratch)
         self._begin()
-        step = self._first_step()
+        step = self.schedule.first()
         while True:
             of, plan = self._iterate(step)
-            following = self._next_step()
+            following = self.schedule.following(self.rounds[-1], self.changes[-1])
             if following is None:
                 break
             remove_tree(of.fold.commits)
@@ -263,103 +209,13 @@ class _Refinement:
             self.out.write_volume("start", self.start.volume, self.store.pixel_size)
             self.states.put(_state(0), {"half1": self.start.volume, "half2": self.start.volume})
 
-    def _first_step(self) -> _Step:
-        if self.start is None:
-            # how far the given poses agree is seen before they are touched
-            return _Step(self.final.n, None)
-        cutoff = min(self.start.band, self._limit())
-        return _Step(self._side(cutoff), self._rule(cutoff, self._searches()))
-
-    def _searches(self) -> bool:
-        return self.config.initial is not None and self.config.search != "local"
-
-    def _limit(self) -> float:
-        """Fourier pixels that poses look at in the end, at most."""
-        side = self.store.box * self.store.pixel_size
-        finest = (self.final.n - 1) // 2
-        return float(finest if self.config.limit is None else min(finest, side / self.config.limit))
-
-    def _side(self, cutoff: float) -> int:
-        """Side of maps for poses that look to ``cutoff``."""
-        n = even_fast_length(math.ceil(2 * (ROOM * cutoff + MARGIN)))
-        return self.final.n if n >= WHOLE * self.final.n else n
-
-    def _rule(self, cutoff: float, search: bool) -> PoseRule:
-        box, number = self.store.box, len(self.rounds)
-        radius = min(cutoff, SEARCH_RADIUS if number else FIRST_RADIUS)
-        # nobody knows the grey scale of a map that comes from elsewhere
-        rule = PoseRule(
-            cutoff, SEARCH_STEPS if search else STEPS, self.config.update, soft=self._soft(),
-            free_scale=number == 0,
-        )  # fmt: skip
-        if not search:
-            grid = self._grid(cutoff) if self.config.update == "matching" else None
-            return replace(rule, matching=grid)
-        reach = self.config.max_shift
-        around = SearchRule(
-            spacing=min(WIDEST, SPACING / radius),
-            radius=radius,
-            distance=MAX_SHIFT * box if reach is None else reach / self.store.pixel_size,
-            step=SHIFT_STEP * box / radius,
-            count=CANDIDATES,
-            settled=0.0 if number < 2 else min(WIDEST, SPACING / radius),
-        )
-        return replace(rule, search=around)
-
-    def _soft(self) -> bool:
-        """Whether images are folded over the posterior of their poses."""
-        if self.config.soft != "auto":
-            return bool(self.config.soft)
-        if not self.changes:
-            return False
-        # a comparison with NaN is false: poses as they were given have no known uncertainty
-        return self.changes[-1].sigma_median * _cutoff(self.steps[-1]) > BLURRED
-
-    def _grid(self, cutoff: float) -> MatchingGrid:
-        """The grid of projection matching: half of the last one, as fine as ``cutoff`` can tell."""
-        finest = MatchingGrid(SPACING / cutoff / FINER, SHIFT_STEP * self.store.box / cutoff / FINER)
-        last = self.steps[-1].rule if self.steps else None
-        if last is None:
-            return replace(finest, spacing=FINER * finest.spacing, step=FINER * finest.step)
-        if last.search is not None:
-            half = MatchingGrid(last.search.spacing, last.search.step).halved()
-        else:
-            assert last.matching is not None
-            half = last.matching.halved()
-        return half if half.spacing > finest.spacing else finest
-
-    def _next_step(self) -> _Step | None:
-        """How the next iteration is done; None where there is nothing to gain, or no more to be done."""
-        number, latest = len(self.rounds), self.rounds[-1]
-        if number >= self.config.rounds:
-            return None
-        rule = self.steps[-1].rule
-        before = rule.cutoff if rule is not None else 0.0
-        least = self.start.band if self.start is not None else 1.0
-        reach = latest.support if rule is None else min(latest.support, GROWTH * before + STRIDE)
-        cutoff = min(max(float(reach), min(least, before or least)), self._limit())
-        change = self.changes[-1]
-        search = (
-            self._searches()
-            and number < SEARCH_ROUNDS
-            and rule is not None
-            and rule.search is not None
-            and (number == 1 or change.jumped > JUMPED)
-        )
-        searched = rule is not None and rule.search is not None
-        settled = rule is not None and change.turn_median <= SETTLED * change.sigma_median
-        best = max((r.support for r in self.rounds[:-1]), default=0)
-        if settled and not searched and cutoff <= before and latest.support <= best:
-            return None
-        return _Step(self._side(cutoff), self._rule(cutoff, search))
-
     def _plan(self, n: int) -> Plan:
         if n == self.final.n:
             return self.final
         coarse = replace(self.config, scale=self.store.box / n)
         return make_plan(self.store, coarse, self.executor.capacity().tasks)
 
-    def _iterate(self, step: _Step) -> tuple[PosePass, Plan]:
+    def _iterate(self, step: Step) -> tuple[PosePass, Plan]:
         """One iteration, or what is left of it."""
         number = len(self.rounds) + 1
         key, plan = _state(number), self._plan(step.n)
@@ -378,7 +234,7 @@ class _Refinement:
             self.progress.message(self._announce(number, step))
             self._pass(of, plan)
             with self.clock.stage("poses"):
-                gather_poses(self.out, number, plan, of, {"cutoff": _cutoff(step)})
+                gather_poses(self.out, number, plan, of, {"cutoff": step.cutoff})
             task = RoundTask(
                 replace(of, fold=replace(fold, threads=self.threads)), plan, self.config,
                 self.store.pixel_size, self.store.box, key,
@@ -387,7 +243,6 @@ class _Refinement:
             with self.clock.stage("maps"):
                 found = self._here_or_there("round", task)
         self.rounds.append(found)
-        self.steps.append(step)
         self.seconds.append(time.perf_counter() - began)
         self.changes.append(measure_change(self.out, number, step.rule))
         self._record()
@@ -412,7 +267,7 @@ class _Refinement:
         (found,) = self.executor.run([Task(name, solve_round, task)], lambda key: self.progress)
         return found
 
-    def _announce(self, number: int, step: _Step) -> str:
+    def _announce(self, number: int, step: Step) -> str:
         side = self.store.box * self.store.pixel_size
         if step.rule is None:
             return f"iteration {number}: the map of the given poses"
@@ -421,7 +276,7 @@ class _Refinement:
 
     def _record(self) -> None:
         write_iterations(
-            self.out, self.rounds, self.changes, [_cutoff(s) for s in self.steps], self.seconds,
+            self.out, self.rounds, self.changes, [s.cutoff for s in self.schedule.steps], self.seconds,
             self.store.box * self.store.pixel_size,
         )  # fmt: skip
 
@@ -429,11 +284,14 @@ class _Refinement:
         return plan is self.final and self.config.basis == "voxel"
 
     def _final_pass(self) -> PosePass:
+        """The last poses as they are, or their posterior."""
         fold = replace(
             make_fold(self.store, self.out, self.final, self.config, self.task_threads),
             poses=f"{self.out.url}@{len(self.rounds)}",
         )
-        return PosePass(fold, None, self.states.url, _state(len(self.rounds)))
+        rule = self.schedule.steps[-1].rule
+        kept = PoseRule(rule.cutoff, 0, soft=True) if rule is not None and rule.soft else None
+        return PosePass(fold, kept, self.states.url, _state(len(self.rounds)))
 
     def _maps(self, of: PosePass, plan: Plan) -> tuple[dict[str, Any], dict[str, float]]:
         """The maps of the last poses, solved to the end and measured."""
@@ -453,7 +311,7 @@ class _Refinement:
         self.out.update(timings=self.clock.seconds, bytes_read=bytes_read)
         result |= {
             "rounds": len(self.rounds),
-            "cutoff_A": self.store.box * self.store.pixel_size / (_cutoff(self.steps[-1]) or math.nan),
+            "cutoff_A": self.store.box * self.store.pixel_size / (self.schedule.steps[-1].cutoff or math.nan),
             "turn_median_deg": math.degrees(last.turn_median),
             "sigma_median_deg": math.degrees(last.sigma_median),
             "lost": last.lost,
@@ -472,10 +330,6 @@ class _Refinement:
 def _state(number: int) -> str:
     """Key of what iteration ``number`` leaves for the next; 0 is the starting map."""
     return f"round-{number:04d}"
-
-
-def _cutoff(step: _Step) -> float:
-    return math.nan if step.rule is None else step.rule.cutoff
 
 
 __all__ = ["RefineConfig", "refine"]
