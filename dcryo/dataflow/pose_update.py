@@ -173,8 +173,13 @@ def update_poses(model: PoseModel, search: PoseSearch | None, batch: Batch, rule
     others = np.where(far, np.exp(-np.minimum(cost - cost.min(axis=1, keepdims=True), 700)), 0)
     rival = others.max(axis=1)
     lost = (turns > LOST_SIGMA) | (rival / (1 + rival) >= LOST_SHARE)
+    moved = fit.shift[chosen]
+    if search is None:
+        # what the images do not tell stays as it was: a fit would follow the noise
+        best = np.where(lost[:, None, None], batch.rotation, best)
+        moved = np.where(lost[:, None], batch.shift, moved)
     return NewPoses(
-        best, fit.shift[chosen], fit.normal[chosen], fit.cost[chosen], np.minimum(turns, OPEN),
+        best, moved, fit.normal[chosen], fit.cost[chosen], np.minimum(turns, OPEN),
         np.minimum(moves, batch.box), lost,
     )  # fmt: skip
 

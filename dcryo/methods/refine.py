@@ -39,8 +39,12 @@ from dcryo.methods.refine_schedule import Schedule, Step
 from dcryo.methods.refine_table import PoseChange, measure_change, write_iterations
 from dcryo.methods.run_record import Clock, ImageCount, finished, record_plan, recorded, scratch_bytes
 from dcryo.methods.start_map import StartMap, prepare_start
+from dcryo.metrics.rigid import Registration
 
 Float32 = NDArray[np.float32]
+
+APART = 3.0
+"""Half maps are brought into one frame where they are apart by so many standard deviations."""
 
 START_SHELLS = 8.0
 """Fourier pixels to which a starting map is used where its resolution is not given."""
@@ -226,7 +230,13 @@ class _Refinement:
             poses=f"{self.out.url}@{number - 1}",
             basis="voxel",
         )
-        frames = self.rounds[-1].frames(plan.n) if self.rounds else ()
+        frames: tuple[tuple[int, Registration], ...] = ()
+        if self.rounds:
+            # the mean pose of a half set is known this well
+            known = APART * math.sqrt(2 / (self.store.count / 2))
+            last = self.changes[-1]
+            turn, shift = known * last.sigma_median, known * last.sigma_shift
+            frames = self.rounds[-1].frames(plan.n, turn, shift)
         of = PosePass(fold, step.rule, self.states.url, _state(number - 1), frames)
         if self.states.has(key):
             found = Round(**self.states.meta(key))

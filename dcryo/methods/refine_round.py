@@ -7,6 +7,7 @@ committed, under one key, as the last act: a refinement resumes from the last of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,8 +48,11 @@ MASK_EDGE = 3.0
 FRAME_SHELLS = 12.0
 """Half maps are brought into one frame by what they hold below so many Fourier voxels."""
 
-STILL = 1e-3
-"""Half maps that are turned against each other by less, in rad, are left where they are."""
+WORTH = 1.1
+"""A lighter prior must explain this many times as much of the other half's images."""
+
+LEAST_WEIGHT = 0.02
+"""The prior gets no lighter."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Round:
     """What an iteration found: also the meta data of its commit.
 
     support: Fourier pixels to which the half maps agree; fsc: by shell; n: side of its maps; weight and
-    nonnegative: of the prior; rotation and translation: of half 2 against half 1.
+    nonnegative: of the prior; rotation and translation: of half 2 against half 1; voxel: of these maps, Å.
     """
 
     n: int
@@ -86,12 +90,17 @@ class Round:
     nonnegative: bool
     rotation: list[list[float]]
     translation: list[float]
+    voxel: float
 
-    def frames(self, n: int) -> tuple[tuple[int, Registration], ...]:
-        """How the poses of half 2 are moved in the next iteration, if at all; in voxels of maps of side n."""
+    def frames(self, n: int, turn: float, shift: float) -> tuple[tuple[int, Registration], ...]:
+        """How the poses of half 2 are moved in the next iteration, if at all; in voxels of maps of side n.
+
+        ``turn`` [rad] and ``shift`` [Å]: half maps of noise differ by as much from what they would be without
+        it, and are left where they are unless they differ by more; NaN where that is not known.
+        """
         frame = Registration(np.array(self.rotation), np.array(self.translation) * (n / self.n), 1.0)
-        moved = frame.angle > STILL or np.linalg.norm(frame.translation) > STILL * n
-        return ((2, frame),) if moved else ()
+        apart = float(np.linalg.norm(self.translation)) * self.voxel
+        return ((2, frame),) if frame.angle > turn or apart > shift else ()
 
 
 def solve_round(task: RoundTask, progress: Progress) -> Round:
@@ -119,7 +128,7 @@ def solve_round(task: RoundTask, progress: Progress) -> Round:
     found = Round(
         n, support_of(curve), [float(v) for v in curve], resolution(curve, 0.143, n, voxel),
         resolution(curve, 0.5, n, voxel), mean_fsc(curve), weight, nonnegative,
-        frame.rotation.tolist(), frame.translation.tolist(),
+        frame.rotation.tolist(), frame.translation.tolist(), voxel,
     )  # fmt: skip
     states.put(task.key, {f"half{half}": np.asarray(m, np.float32) for half, m in maps.items()}, vars(found))
     return found
@@ -134,25 +143,50 @@ def support_of(curve: Float64) -> int:
 def _regularised(
     task: RoundTask, problems: dict[int, MapProblem], linear: dict[int, Any], states: Commits
 ) -> tuple[dict[int, Any], float, bool]:
-    """Regularised half maps; a weight that is to be found is that of the noise of one voxel.
+    """Regularised half maps; a weight that is to be found begins at that of the noise of one voxel.
 
     Cross-validation of maps that hardly need a prior, as coarse ones, finds next to none, and images that are
-    compared with a map of their own noise confirm the poses that they have.
+    compared with a map of their own noise confirm the poses that they have.  So the weight is halved only
+    where that explains a good deal more of the other half's images, as where the map was all but empty.
     """
     config = task.config
     if config.prior == "none":
         return linear, 0.0, False
     method = Method(config.prior, config.solver, config.rho)
     stop = iterations(min(config.iterations, ITERATIONS)) | objective_gap(TOLERANCE)
-    weight = FIRST_WEIGHT if config.weight == "auto" else float(config.weight)
     nonnegative = False if config.nonnegative == "auto" else bool(config.nonnegative)
+    before = None if task.before is None else Round(**states.meta(task.before))
     known = {} if task.before is None else states.get(task.before)[0]
-    maps = {}
+    starts = {h: _start(known[f"half{h}"], problem) if known else None for h, problem in problems.items()}
+
+    def solved(weight: float, starts: Mapping[int, Solution | None]) -> dict[int, Solution]:
+        return {
+            half: solve_map(problem, weight, nonnegative, stop, starts[half], method=method)
+            for half, problem in problems.items()
+        }
+
+    weight, free = FIRST_WEIGHT, config.weight == "auto"
+    if config.weight != "auto":
+        weight = float(config.weight)
+    elif before is not None and before.n == task.plan.n:
+        weight, free = before.weight, False
+    maps = solved(weight, starts)
+    fall = explained(problems, maps) if free else 0.0
+    while free and weight > LEAST_WEIGHT:
+        lighter = solved(weight / 2, maps)
+        more = explained(problems, lighter)
+        if more <= WORTH * fall:
+            break
+        maps, weight, fall = lighter, weight / 2, more
+    return {half: solution.coefficients for half, solution in maps.items()}, weight, nonnegative
+
+
+def explained(problems: Mapping[int, MapProblem], maps: Mapping[int, Solution]) -> float:
+    """What half maps explain of each other's images: fall of the misfit against empty maps, at least 0."""
+    fall = 0.0
     for half, problem in problems.items():
-        start = _start(known[f"half{half}"], problem) if known else None
-        solved = solve_map(problem, weight, nonnegative, stop, start, method=method)
-        maps[half] = solved.coefficients
-    return maps, weight, nonnegative
+        fall += 0.5 * problem.equations.energy - problem.misfit(maps[3 - half].coefficients)
+    return max(fall, 0.0)
 
 
 def _start(known: Real, problem: MapProblem) -> Solution:

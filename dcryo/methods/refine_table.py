@@ -18,15 +18,16 @@ from dcryo.operators.pose_search import lattice_samples
 class PoseChange:
     """Of one iteration: turns [rad] and moves [Å] of the poses, and what is known of them.
 
-    turn_median, turn_p90; move_rms: of one component of the shift; sigma_median: standard deviation of the
-    rotation; lost: particles; searched: particles that took part in a search; jumped: share that turned by
-    more than its spacing; cost: mean data term over that of pure noise.
+    turn_median, turn_p90; move_rms: of one component of the shift; sigma_median, sigma_shift: median standard
+    deviations of rotation and shift; lost: particles; searched: particles that took part in a search; jumped:
+    share that turned by more than its spacing; cost: mean data term over that of pure noise.
     """
 
     turn_median: float
     turn_p90: float
     move_rms: float
     sigma_median: float
+    sigma_shift: float
     lost: int
     searched: int
     jumped: float
@@ -38,12 +39,13 @@ def measure_change(run: RunStore, iteration: int, rule: PoseRule | None) -> Pose
 
     Particles that had no pose before count in nothing but what is known of the poses now.
     """
-    now = run.poses(iteration, ("shift", "turn", "sigma_rotation", "lost", "cost"))
+    now = run.poses(iteration, ("shift", "turn", "sigma_rotation", "sigma_shift", "lost", "cost"))
     before = run.poses(iteration - 1, ("shift",))["shift"]
     turn = now["turn"][np.isfinite(now["turn"])].astype(np.float64)
     move = now["shift"] - before
     moved = move[np.isfinite(move).all(axis=1)]
     sigma = now["sigma_rotation"][np.isfinite(now["sigma_rotation"])]
+    sigma_shift = now["sigma_shift"][np.isfinite(now["sigma_shift"])]
     cost = now["cost"][np.isfinite(now["cost"])]
     search = None if rule is None else rule.search
     searched = 0 if search is None else len(now["turn"])
@@ -59,6 +61,7 @@ def measure_change(run: RunStore, iteration: int, rule: PoseRule | None) -> Pose
         turn_p90=float(np.quantile(turn, 0.9)) if len(turn) else math.nan,
         move_rms=float(np.sqrt(np.mean(moved**2))) if len(moved) else math.nan,
         sigma_median=float(np.median(sigma)) if len(sigma) else math.nan,
+        sigma_shift=float(np.median(sigma_shift)) if len(sigma_shift) else math.nan,
         lost=int(now["lost"].sum()),
         searched=searched,
         jumped=float(np.mean(turn > spacing)) if len(turn) else 1.0,

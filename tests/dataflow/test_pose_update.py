@@ -230,3 +230,12 @@ def test_what_no_image_can_tell_is_bounded() -> None:
     np.testing.assert_array_equal(new.sigma_rotation, np.pi)
     np.testing.assert_array_equal(new.sigma_shift, N)
     np.testing.assert_array_equal(new.rotation, given.rotation)
+
+
+def test_what_the_images_leave_open_stays_where_it_was() -> None:
+    given = images(1.0)
+    rotation, shift = nudged(given, 0.1, 0.3)
+    new = updated(given.with_poses(rotation, shift), PoseRule(6.0, 4), np.zeros_like(VOLUME))
+    assert new.lost.all()
+    np.testing.assert_array_equal(new.rotation, rotation)
+    np.testing.assert_array_equal(new.shift, shift)
