@@ -202,8 +202,8 @@ def _with_candidates(
     given = np.where(known[:, None, None], batch.rotation, rotation[:, 0])
     beside = np.where(known[:, None], centre, shift[:, 0])
     return (
-        np.concatenate([given[:, None], rotation], axis=1),
-        np.concatenate([beside[:, None], shift], axis=1),
+        np.concatenate([rotation, given[:, None]], axis=1),
+        np.concatenate([shift, beside[:, None]], axis=1),
     )
 
 
