@@ -33,7 +33,7 @@ LOST_SHARE = 0.25
 
 
 LEAST_SCALE = 1e-6
-"""Of a reference that is known up to a factor: an image that speaks against it at any pose leaves it open."""
+"""Of a reference that is known up to a factor: images that speak against it at any pose leave it open."""
 
 
 @dataclass(frozen=True)
@@ -210,27 +210,26 @@ def _with_candidates(
 def _at_scale(
     batch: Batch, model: PoseModel, radius: float, image: NDArray[np.intp], rotation: Float64, shift: Float64
 ) -> Evaluate:
-    """Terms of the volume times the factor that fits each particle best at a pose (P, ...) of it.
+    """Terms of the volume times the factor that fits the batch best at a pose (P, ...) of each particle.
 
-    1/2 |s S - B|^2 is s^2 times 1/2 |S - B / s|^2, so that only the images change.
+    One factor for all: that of a single noisy image says little.  1/2 |s S - B|^2 is s^2 times
+    1/2 |S - B / s|^2, so that only the images change.
     """
     everyone = np.arange(len(rotation))
 
-    def cost(factor: float) -> Float64:
+    def cost(factor: float) -> float:
         other = replace(batch, data=np.float32(factor) * batch.data)
-        return other.evaluator(model, radius, everyone)(everyone, rotation, shift).cost
+        return float(other.evaluator(model, radius, everyone)(everyone, rotation, shift).cost.sum())
 
     corr, norm = (cost(-1) - cost(1)) / 2, 2 * cost(0)
-    scale = np.maximum(corr / np.maximum(norm, 1e-300), LEAST_SCALE)
-    scaled = replace(batch, data=(batch.data / scale[:, None, None, None]).astype(np.float32))
+    scale = max(corr / max(norm, 1e-300), LEAST_SCALE)
+    scaled = replace(batch, data=(batch.data / np.float32(scale)).astype(np.float32))
     evaluate = scaled.evaluator(model, radius, image)
 
     def rescaled(index: NDArray[np.intp], rotation: Float64, shift: Float64) -> PoseTerms:
         terms = evaluate(index, rotation, shift)
-        square = scale[image[index]] ** 2
-        return PoseTerms(
-            terms.cost * square, terms.gradient * square[:, None], terms.normal * square[:, None, None]
-        )
+        square = scale * scale
+        return PoseTerms(terms.cost * square, terms.gradient * square, terms.normal * square)
 
     return rescaled
 

@@ -29,8 +29,8 @@ WHOLE = 0.85
 GROWTH, STRIDE = 1.4, 1.0
 """The frequencies that poses look at grow by no more than this factor and so many Fourier pixels at once."""
 
-SEARCH_ROUNDS = 4
-"""Iterations that search all rotations at most; from the third on only for particles that still jump."""
+SEARCH_ROUNDS = 6
+"""Iterations that search all rotations at most."""
 
 FIRST_RADIUS, SEARCH_RADIUS = 6.0, 8.0
 """Fourier pixels that the first search compares at most, and later ones; it costs their sixth power."""
@@ -53,8 +53,9 @@ CANDIDATES = 4
 SEARCH_STEPS, STEPS = 5, 3
 """Steps of the fit after a search, and of one that goes on from the pose before."""
 
-JUMPED = 0.02
-"""A search is not repeated where fewer particles than this share jumped by more than its spacing."""
+JUMPED, UNSETTLED = 0.02, 0.1
+"""A search is not repeated where fewer particles than the first share jumped by more than its spacing, and
+repeated only for those, and the lost ones, where they are fewer than the second."""
 
 MAX_SHIFT = 0.06
 """Reach of a search in shifts, in boxes."""
@@ -136,9 +137,13 @@ class Schedule:
             distance=MAX_SHIFT * self.box if reach is None else reach / self.pixel_size,
             step=SHIFT_STEP * self.box / radius,
             count=CANDIDATES,
-            settled=0.0 if number < 2 else min(WIDEST, SPACING / radius),
+            settled=0.0 if self._all(change) else min(WIDEST, SPACING / radius),
         )
         return replace(rule, search=around)
+
+    def _all(self, change: PoseChange | None) -> bool:
+        """Whether a search is one for all particles."""
+        return change is None or len(self.steps) < 2 or change.jumped > UNSETTLED
 
     def _soft(self, change: PoseChange | None) -> bool:
         """Whether images are folded over the posterior of their poses."""
