@@ -105,7 +105,7 @@ def add_work_arguments(
         help="of a task; 0: its share of the cores (default: %(default)s)",
     )  # fmt: skip
     work.add_argument(
-        "--max-memory", type=_bytes, metavar="SIZE",
+        "--max-memory", type=byte_count, metavar="SIZE",
         help="as 8GB; a plan that needs more is refused (default: what the machine has)",
     )  # fmt: skip
     work.add_argument(
@@ -138,7 +138,7 @@ def switch(text: str) -> bool | str:
     return switches[text]
 
 
-def _bytes(text: str) -> int:
+def byte_count(text: str) -> int:
     """Bytes of ``8GB``, ``500MB``, ``2.5e9``; units are powers of 1000."""
     number, scale = text.strip(), 1.0
     for unit, factor in {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0}.items():

@@ -444,7 +444,7 @@ def plain_folder(folder: Folder) -> str:
     return "reconstruct photos out.zarr"
 
 
-@case("photos", "neither a particle store nor a run", "dcryo ingest or dcryo reconstruct made")
+@case("photos", "neither a particle store nor a run", "dcryo reconstruct or dcryo refine made")
 def plain_folder_to_info(folder: Folder) -> str:
     (folder.path / "photos").mkdir()
     return "info photos"
@@ -456,7 +456,7 @@ def table_given_to_reconstruct(folder: Folder) -> str:
     return "reconstruct s.star out.zarr"
 
 
-@case("nothing.zarr", "does not exist", "dcryo ingest or dcryo reconstruct made")
+@case("nothing.zarr", "does not exist", "dcryo ingest or dcryo reconstruct or dcryo refine made")
 def missing_store(folder: Folder) -> str:
     return "check nothing.zarr"
 

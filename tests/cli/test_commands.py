@@ -224,9 +224,9 @@ def test_stores_of_another_kind_are_named(line: Line, made: Path) -> None:
     ("text", "count"), [("8GB", 8e9), ("500 MB", 5e8), ("2.5e9", 2.5e9), ("10kb", 1e4), ("7B", 7)]
 )
 def test_sizes_are_read(text: str, count: float) -> None:
-    from dcryo.cli.reconstruct import _bytes
+    from dcryo.cli.map_arguments import byte_count
 
-    assert _bytes(text) == count
+    assert byte_count(text) == count
 
 
 @pytest.mark.parametrize(

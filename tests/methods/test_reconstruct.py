@@ -313,7 +313,7 @@ def test_other_versions_are_said_to_matter(
 
     with pytest.raises(KeyboardInterrupt):
         reconstruct(store.url, out, replace(QUICK, prior="none"), threads=1, executor=Stop())
-    monkeypatch.setattr("dcryo.methods.reconstruct.versions", lambda: {"numpy": "9.9"})
+    monkeypatch.setattr("dcryo.methods.run_record.versions", lambda: {"numpy": "9.9"})
     watcher = Watcher()
     reconstruct(store.url, out, replace(QUICK, prior="none"), threads=1, progress=watcher)
     assert "other versions" in watcher.messages[0]
