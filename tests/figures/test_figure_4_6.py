@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from dcryo.figures import figure_4_6, figure_4_8, figure_4_10, figure_4_12
 from dcryo.figures.experiment import Reproduction, find, reproduce
@@ -74,7 +75,10 @@ def test_found_poses_pass_and_the_picture_is_drawn_from_the_numbers(
     assert made.outcome.passed, made.outcome.checks
     again = tmp_path / "again.png"
     module.draw(numbers_of(made), again)
-    assert again.read_bytes() == made.png.read_bytes()
+    drawn, kept = imread(again), imread(made.png)
+    assert drawn.shape == kept.shape
+    # letters may be smoothed otherwise once more fonts are loaded; a curve is some thousandths of it all
+    assert np.mean(np.abs(drawn - kept).max(axis=-1) > 0.1) < 1e-3
 
 
 @pytest.mark.parametrize("module", [figure_4_6, figure_4_8, figure_4_12])
